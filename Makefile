@@ -1,0 +1,46 @@
+# The only entry points; continuous integration calls the same targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help setup demo test check format bench clean
+
+help:
+	@echo "make demo    set up, then train teachers, serve them and distil a student (about two minutes)"
+	@echo "make test    set up, then run the tests"
+	@echo "make check   set up, then check format, lint, types and import contracts"
+	@echo "make format  format the code"
+	@echo "make bench   set up, then run the benchmarks"
+	@echo "make clean   remove .venv and build"
+
+setup: .venv/.installed
+
+# Installs on the first call and when what is to be installed has changed; CPU runtime.
+.venv/.installed: pyproject.toml client/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("soft-targets needs Python 3.11 or newer, but PYTHON=$(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || { echo "setting up .venv (a few minutes the first time)"; $(PYTHON) -m venv .venv; }
+	@$(PIP) -c constraints.txt -e ./client -e '.[cpu,demo,dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/soft-targets demo
+
+test: setup
+	@$(BIN)/python -m pytest
+
+check: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@PYTHONPATH=. $(BIN)/lint-imports
+
+format: setup
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup
+	@$(BIN)/python bench/server.py
+
+clean:
+	rm -rf .venv build

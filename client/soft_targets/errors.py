@@ -1,0 +1,75 @@
+"""Every error a trainer can meet.
+
+    SoftTargetsError
+    ├── InputError            what was passed cannot be sent: its name, dtype or shape does not fit
+    │   └── TooManyRows       more rows in one body than its reader allows
+    ├── ServerUnreachable     no answer came: refused, reset or timed out
+    ├── RequestRefused        the server answered with an error: status, code and what to do
+    ├── WireError             the answer is not what the wire format says
+    │   └── IncompleteStream  rows are missing, doubled or foreign, or the stream was cut
+    └── FailedRows            the answer came whole, but some of its rows carry an error
+"""
+
+from collections.abc import Mapping, Sequence
+
+RowId = int | str
+
+
+class SoftTargetsError(Exception):
+    """The root of everything this package raises on purpose."""
+
+
+class InputError(SoftTargetsError):
+    """Raised before anything is sent or computed when rows do not fit the ensemble's inputs."""
+
+
+class TooManyRows(InputError):
+    """Raised when a request's body holds more rows than its reader allows."""
+
+
+class ServerUnreachable(SoftTargetsError):
+    """Raised when no answer came: the connection was refused or reset, or the time ran out."""
+
+
+class RequestRefused(SoftTargetsError):
+    """Raised when the server answered with an error instead of targets.
+
+    Attributes:
+        status: the HTTP status.
+        code: the server's code, for instance ``bad_input`` or ``unknown_recipe``.
+    """
+
+    def __init__(self, message: str, *, status: int, code: str) -> None:
+        super().__init__(f"{message} [{status} {code}]")
+        self.status = status
+        self.code = code
+
+
+class WireError(SoftTargetsError):
+    """Raised when bytes do not follow the wire format."""
+
+
+class IncompleteStream(WireError):
+    """Raised when an answer was cut, or its rows are not exactly the rows asked for.
+
+    Attributes:
+        row_ids: the rows that are missing, doubled or foreign, where they are known.
+    """
+
+    def __init__(self, message: str, *, row_ids: Sequence[RowId] = ()) -> None:
+        super().__init__(message)
+        self.row_ids = tuple(row_ids)
+
+
+class FailedRows(SoftTargetsError):
+    """Raised when the server answered some rows with an error.
+
+    Attributes:
+        errors: row id to (code, message).
+    """
+
+    def __init__(self, errors: Mapping[RowId, tuple[str, str]]) -> None:
+        shown = "; ".join(f"row {row}: {code}: {text}" for row, (code, text) in list(errors.items())[:3])
+        more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+        super().__init__(f"{len(errors)} row(s) have no soft target: {shown}{more}")
+        self.errors = dict(errors)
