@@ -1,0 +1,53 @@
+"""What can be wrong with an operator before it has seen a row.
+
+* OperatorError
+    * UnknownOperator
+    * UnknownParameter
+    * InvalidParameter
+    * UnknownPrimitive
+
+Rows never raise: a row that has no pool answers NaN, so that it cannot take its batch with it.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class OperatorError(Exception):
+    """The root of everything this package raises on purpose."""
+
+
+class UnknownOperator(OperatorError):
+    """No built-in operator has this name."""
+
+
+class UnknownParameter(OperatorError):
+    """The operator takes no parameter of this name."""
+
+
+class InvalidParameter(OperatorError):
+    """A parameter's value is of the wrong kind or outside its range; the message says the range."""
+
+
+class UnknownPrimitive(OperatorError):
+    """A native version was offered for a primitive that does not exist."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest known one, then all of them.
+
+    Example:
+        >>> suggestion("gemetric", ["linear", "geometric"])
+        'did you mean geometric? (known: geometric, linear)'
+        >>> suggestion("weight", [])
+        'there are none'
+    """
+    ordered = sorted(known)
+    if not ordered:
+        return "there are none"
+    nearest = get_close_matches(name, ordered, n=1)
+    return (
+        f"did you mean {nearest[0]}? (known: {', '.join(ordered)})"
+        if nearest
+        else f"known: {', '.join(ordered)}"
+    )

@@ -1,0 +1,67 @@
+"""The application: routes over one engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Response
+from starlette.routing import Route
+
+import service
+from service.api import errors, openapi
+from service.api.models import EnsembleInfo, EnsembleList, describe
+from service.api.soft_targets import SoftTargets
+from service.config import Limits
+from service.engine.engine import Engine
+
+
+def create_app(engine: Engine, limits: Limits) -> FastAPI:
+    """The ASGI application; it closes the engine when it stops.
+
+    Args:
+        engine: opened.
+        limits: what one request may cost.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.ready = True
+        yield
+        app.state.ready = False
+        await engine.close()
+
+    app = FastAPI(
+        title="soft-targets", version=service.__version__, lifespan=lifespan, responses=openapi.ERRORS
+    )
+    app.state.ready = False
+    errors.install(app)
+
+    @app.get("/v1/ensembles")
+    async def ensembles() -> EnsembleList:
+        """All ensembles: inputs, classes, teachers, recipes with fingerprints, plans with their reasons."""
+        return EnsembleList(ensembles=[describe(one, limits) for one in engine.ensembles.values()])
+
+    @app.get("/v1/ensembles/{ensemble}")
+    async def ensemble(ensemble: str) -> EnsembleInfo:
+        """One ensemble."""
+        return describe(engine.ensemble(ensemble), limits)
+
+    @app.get("/livez")
+    async def livez() -> dict[str, bool]:
+        """Whether the process turns."""
+        return {"live": True}
+
+    @app.get("/readyz")
+    async def readyz(response: Response) -> dict[str, Any]:
+        """Whether requests are answered: teachers loaded, bound and probed."""
+        response.status_code = 200 if app.state.ready else 503
+        return {"ready": app.state.ready}
+
+    # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests.
+    app.router.routes.append(
+        Route(
+            openapi.SOFT_TARGETS_PATH, SoftTargets(engine, limits), methods=["POST"], include_in_schema=False
+        )
+    )
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    return app

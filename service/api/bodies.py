@@ -1,0 +1,134 @@
+"""Bodies: rows out of JSON or Arrow, soft targets into JSON."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic_core import from_json
+
+from service.engine.ensemble import Effective, Ensemble
+from service.errors import BadInput, EmptyBatch, TooLarge
+from service.model import Array, Group, RowFailure
+from soft_targets import wire
+
+TOP_KEYS = ("inputs", "row_ids")
+
+
+def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
+    """Rows and their ids out of a body.
+
+    Raises:
+        BadInput: the body cannot be read, or does not fit the ensemble.
+        EmptyBatch: it holds no rows.
+        TooLarge: it holds more than ``max_rows``.
+    """
+    try:
+        if media == wire.ARROW:
+            row_ids, inputs = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
+        else:
+            row_ids, inputs = _read_json(body, ensemble, max_rows)
+    except wire.TooManyRows as exc:
+        raise TooLarge(str(exc)) from None
+    except wire.InputError as exc:
+        raise BadInput(str(exc)) from None
+    if not len(row_ids):
+        raise EmptyBatch("the request holds no rows; send at least one")
+    return row_ids, inputs
+
+
+def _read_json(body: bytes, ensemble: Ensemble, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
+    try:
+        document = from_json(body, allow_inf_nan=True)
+    except ValueError as exc:
+        raise BadInput(f"the body is not JSON: {exc}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("inputs"), dict):
+        raise BadInput('the body must be an object {"inputs": {name: [row, ...]}}, with "row_ids" if wanted')
+    extra = document.keys() - set(TOP_KEYS)
+    if extra:
+        raise BadInput(f"unknown keys in the body: {', '.join(sorted(extra))}; known: {', '.join(TOP_KEYS)}")
+    given = document["inputs"]
+    wire.check_names(set(given), ensemble.inputs)
+    count = _count(given)
+    if count > max_rows:
+        raise TooLarge(f"{count} rows in one request, at most {max_rows} are taken; split them")
+    row_ids = _row_ids(document.get("row_ids"), count)
+    if not count:
+        return row_ids, {}
+    inputs = {}
+    for name, spec in ensemble.inputs.items():
+        values = wire.cast(_regular(given[name], spec, name), spec.dtype, name=name)
+        wire.check_shape(values, spec, name)
+        inputs[name] = values
+    return row_ids, inputs
+
+
+def _count(given: Mapping[str, Any]) -> int:
+    """How many rows every input has."""
+    for name, rows in given.items():
+        if not isinstance(rows, list):
+            raise BadInput(f"input {name!r} must be a list of rows")
+    counts = {name: len(rows) for name, rows in given.items()}
+    if len(set(counts.values())) > 1:
+        raise BadInput(f"inputs differ in their number of rows: {counts}")
+    return next(iter(counts.values()))
+
+
+def _row_ids(ids: Any, count: int) -> pa.Array:
+    if ids is None:
+        return wire.default_row_ids(count)
+    if not isinstance(ids, list) or len(ids) != count:
+        raise BadInput(f"row_ids must be a list of {count} ids, one a row")
+    return wire.row_id_array(ids)
+
+
+def _regular(rows: list[Any], spec: wire.TensorSpec, name: str) -> Any:
+    """Rows of one shape as an array; the first that differs is named."""
+    try:
+        values = np.asarray(rows)
+        # Numbers beside text become text, so that a message would name the wrong value.
+        return values if values.dtype.kind in "biuf" else np.asarray(rows, dtype=object)
+    except ValueError:
+        for position, row in enumerate(rows):
+            try:
+                shape = np.asarray(row).shape
+            except ValueError:
+                raise BadInput(f"input {name!r}: row {position} is ragged; it takes {spec}") from None
+            if shape != spec.shape:
+                raise BadInput(
+                    f"input {name!r}: row {position} has shape {list(shape)}; it takes {spec}"
+                ) from None
+        raise
+
+
+def reply(
+    ensemble: Ensemble, effective: Effective, row_ids: Sequence[int | str], groups: Iterable[Group]
+) -> dict[str, Any]:
+    """The JSON reply: targets in the order of the groups."""
+    return {
+        "ensemble": ensemble.name,
+        "recipe": effective.name,
+        "fingerprint": effective.fingerprint,
+        "temperature": effective.recipe.temperature,
+        "targets": [
+            {"row_id": row_ids[row], "source": source, **_target(ensemble.classes, effective, value, failure)}
+            for group in groups
+            for row, source, value, failure in zip(*group, strict=True)
+        ],
+    }
+
+
+def _target(
+    classes: Sequence[str], effective: Effective, value: bytes | None, failure: RowFailure | None
+) -> dict[str, Any]:
+    if value is None:
+        assert failure is not None
+        return {"error_code": failure.code, "error": failure.message}
+    log_probs, indices, tail = effective.layout.unpack(value)
+    kept = classes if indices is None else [classes[index] for index in indices[0]]
+    target: dict[str, Any] = {
+        "probabilities": dict(zip(kept, np.exp(log_probs[0].astype(np.float64)).tolist(), strict=True))
+    }
+    if tail is not None:
+        target["tail"] = float(np.exp(tail[0].astype(np.float64)))
+    return target

@@ -1,0 +1,73 @@
+"""From what the core raises to a status and one JSON shape, once."""
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.telemetry import logger
+
+STATUS: dict[type[errors.ServiceError], int] = {
+    errors.ServiceError: 500,
+    errors.ConfigError: 500,
+    errors.TeacherError: 500,
+    errors.TeacherFailure: 500,
+    errors.RequestError: 400,
+    errors.BadInput: 400,
+    errors.EmptyBatch: 400,
+    errors.BadQuery: 400,
+    errors.BadWeights: 400,
+    errors.UnknownEnsemble: 404,
+    errors.UnknownRecipe: 404,
+    errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.NotAcceptable: 406,
+    errors.TooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.NotReady: 503,
+}
+RETRY_AFTER_S = 1
+
+log = logger("api")
+
+
+def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The reply to a request that cannot be answered."""
+    status = STATUS[type(error)]
+    headers = dict(headers or {})
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return JSONResponse({"error": str(error), "code": error.code}, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Give every error one shape: ``{"error": ..., "code": ...}``."""
+
+    async def known(_: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, errors.ServiceError)
+        return answer(exc)
+
+    async def http(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, HTTPException)
+        if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            text = f"{request.method} is not allowed on {request.url.path}"
+            return answer(errors.MethodNotAllowed(text), dict(exc.headers or {}))
+        if exc.status_code == HTTPStatus.NOT_FOUND:
+            return answer(errors.NotFound(f"no route {request.url.path}; see /docs"))
+        return answer(errors.RequestError(str(exc.detail)))
+
+    async def invalid(_: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, RequestValidationError)
+        return answer(errors.BadQuery("; ".join(f"{error['loc']}: {error['msg']}" for error in exc.errors())))
+
+    async def unexpected(_: Request, exc: Exception) -> JSONResponse:
+        log.error("unexpected error", exc_info=exc)
+        return answer(errors.ServiceError("the server failed on this request; its log says why"))
+
+    app.add_exception_handler(errors.ServiceError, known)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, unexpected)

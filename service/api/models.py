@@ -1,0 +1,115 @@
+"""The replies that describe what is served."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.config import Limits
+from service.engine.ensemble import Ensemble, Overrides
+
+
+class InputInfo(BaseModel):
+    """One input: numpy's spelling of its dtype (or utf8), and the shape of one row."""
+
+    dtype: str
+    shape: list[int]
+    allow_nan: bool
+
+
+class TeacherInfo(BaseModel):
+    """One teacher as it is bound."""
+
+    name: str
+    digest: str
+    device: str
+    temperature: float
+    weight: float
+
+
+class RecipeInfo(BaseModel):
+    """One recipe and the fingerprint of what it answers."""
+
+    fingerprint: str
+    operator: dict[str, Any]
+    temperature: float
+    weights: dict[str, float]
+    floor: float
+    output_temperature: float
+    top_k: int | None
+
+
+class PlanInfo(BaseModel):
+    """How a pair of operator and sparsity is run, and why so."""
+
+    operator: dict[str, Any]
+    sparse: bool
+    plan: str
+    reason: str
+
+
+class EnsembleInfo(BaseModel):
+    """One ensemble."""
+
+    name: str
+    inputs: dict[str, InputInfo]
+    classes: list[str]
+    limits: dict[str, int]
+    teachers: list[TeacherInfo]
+    recipes: dict[str, RecipeInfo]
+    plans: list[PlanInfo]
+
+
+class EnsembleList(BaseModel):
+    """All ensembles."""
+
+    ensembles: list[EnsembleInfo]
+
+
+def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
+    """An ensemble as the API shows it."""
+    recipes = {name: ensemble.effective(name, Overrides()) for name in ensemble.config.recipes}
+    names = [member.teacher.name for member in ensemble.members]
+    pairs = {(known.recipe.operator, known.recipe.top_k is not None): known for known in recipes.values()}
+    return EnsembleInfo(
+        name=ensemble.name,
+        inputs={
+            name: InputInfo(dtype=spec.dtype, shape=list(spec.shape), allow_nan=name in ensemble.allow_nan)
+            for name, spec in ensemble.inputs.items()
+        },
+        classes=list(ensemble.classes),
+        limits={
+            "max_body_bytes": int(limits.max_body_bytes),
+            "max_rows_per_request": limits.max_rows_per_request,
+        },
+        teachers=[
+            TeacherInfo(
+                name=member.teacher.name,
+                digest=member.teacher.digest,
+                device=member.teacher.device,
+                temperature=member.temperature,
+                weight=section.weight,
+            )
+            for member, section in zip(ensemble.members, ensemble.config.teachers, strict=True)
+        ],
+        recipes={
+            name: RecipeInfo(
+                fingerprint=known.fingerprint,
+                operator=known.recipe.operator.as_dict(),
+                temperature=known.recipe.temperature,
+                weights=dict(zip(names, known.recipe.weights, strict=True)),
+                floor=known.recipe.floor,
+                output_temperature=known.recipe.output_temperature,
+                top_k=known.recipe.top_k,
+            )
+            for name, known in recipes.items()
+        },
+        plans=[
+            PlanInfo(
+                operator=operator.as_dict(),
+                sparse=sparse,
+                plan=ensemble.plan.name,
+                reason=ensemble.plan.reason,
+            )
+            for operator, sparse in pairs
+        ],
+    )

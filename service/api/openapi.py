@@ -1,0 +1,139 @@
+"""The part of the OpenAPI document that is written by hand: the route whose bodies are binary."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.api.media import JSON
+from service.api.query import ORDERS
+from service.config import TEMPERATURES
+from soft_targets.wire import ARROW
+
+SOFT_TARGETS_PATH = "/v1/ensembles/{ensemble}/soft-targets"
+
+_ERROR = {
+    "type": "object",
+    "required": ["error", "code"],
+    "properties": {
+        "error": {"type": "string", "description": "what was wrong, where, and what to do"},
+        "code": {"type": "string"},
+    },
+}
+_ERROR_REPLY: dict[str, Any] = {
+    "description": "Cannot be answered",
+    "content": {JSON: {"schema": _ERROR}},
+}
+ERRORS: dict[int | str, dict[str, Any]] = {"4XX": _ERROR_REPLY, "5XX": _ERROR_REPLY}
+
+
+def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+_ROW_ID = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
+_SOFT_TARGETS: dict[str, Any] = {
+    "summary": "Soft targets",
+    "description": "One fused, softened class distribution a row. A row that cannot be answered is an error "
+    "row; it never fails its neighbours.",
+    "operationId": "soft_targets",
+    "parameters": [
+        {"name": "ensemble", "in": "path", "required": True, "schema": {"type": "string"}},
+        _parameter("recipe", "which recipe", {"type": "string", "default": "default"}),
+        _parameter(
+            "temperature",
+            "instead of the recipe's",
+            {"type": "number", "minimum": TEMPERATURES[0], "maximum": TEMPERATURES[1]},
+        ),
+        _parameter(
+            "weights",
+            "instead of the recipe's: teacher:weight, unnamed are 0, normalised",
+            {"type": "string", "examples": ["cnn:0.5,svm:0.5"]},
+        ),
+        _parameter("top_k", "keep this many classes and the tail's mass", {"type": "integer", "minimum": 1}),
+        _parameter(
+            "order", "of the rows in the reply", {"type": "string", "enum": list(ORDERS), "default": "input"}
+        ),
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "inputs": {
+                            "type": "object",
+                            "description": "ensemble input to a list of rows",
+                            "additionalProperties": {"type": "array"},
+                        },
+                        "row_ids": {"type": "array", "items": _ROW_ID},
+                    },
+                }
+            },
+            ARROW: {
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "an IPC stream: a column per input, optionally row_id",
+                }
+            },
+        },
+    },
+    "responses": {
+        "200": {
+            "description": "A target or an error for every row",
+            "content": {
+                JSON: {
+                    "schema": {
+                        "type": "object",
+                        "required": ["ensemble", "recipe", "fingerprint", "temperature", "targets"],
+                        "properties": {
+                            "ensemble": {"type": "string"},
+                            "recipe": {"type": "string"},
+                            "fingerprint": {"type": "string"},
+                            "temperature": {"type": "number"},
+                            "targets": {
+                                "type": "array",
+                                "items": {
+                                    "type": "object",
+                                    "required": ["row_id", "source"],
+                                    "properties": {
+                                        "row_id": _ROW_ID,
+                                        "source": {"type": "string"},
+                                        "probabilities": {
+                                            "type": "object",
+                                            "additionalProperties": {"type": "number"},
+                                        },
+                                        "tail": {"type": "number"},
+                                        "error_code": {"type": "string"},
+                                        "error": {"type": "string"},
+                                    },
+                                },
+                            },
+                        },
+                    }
+                },
+                ARROW: {
+                    "schema": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "an IPC stream, whose last batch is empty and says complete",
+                    }
+                },
+            },
+        },
+        **ERRORS,
+    },
+}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI 3.1 document, made once."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schema["paths"][SOFT_TARGETS_PATH] = {"post": _SOFT_TARGETS}
+        app.openapi_schema = schema
+    return app.openapi_schema

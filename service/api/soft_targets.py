@@ -1,0 +1,130 @@
+"""``POST /v1/ensembles/{ensemble}/soft-targets`` as a plain ASGI endpoint: rows in, soft targets out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pyarrow as pa
+from pydantic_core import to_json
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from service.api import bodies, media, query
+from service.config import Limits
+from service.engine.engine import Engine, in_order
+from service.engine.ensemble import Effective, Ensemble
+from service.errors import BadInput, TooLarge
+from service.keys import canonical_json
+from service.model import Group
+from soft_targets.wire import ARROW, FORMAT, ReplyWriter
+
+# Reading this much out of a body takes about a millisecond: above it, it leaves the event loop.
+LONG_BODY_BYTES = 1 << 18
+
+
+class ClientGone(Exception):
+    """Raised when the client hung up before its request was whole; nobody is there to answer."""
+
+
+class SoftTargets:
+    """The endpoint.
+
+    Args:
+        engine: answers rows.
+        limits: what a request may cost.
+    """
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self._engine = engine
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = Headers(scope=scope)
+        asked = query.parse(scope["query_string"])
+        ensemble = self._engine.ensemble(scope["path_params"]["ensemble"])
+        effective = ensemble.effective(asked.recipe, asked.overrides)
+        body_media = media.of_body(headers.get("content-type", ""))
+        reply_media = media.of_reply(headers.get("accept", ""), body_media)
+        try:
+            body = await self._body(headers, receive)
+        except ClientGone:
+            return
+        rows = self._limits.max_rows_per_request
+        if len(body) > LONG_BODY_BYTES:
+            row_ids, inputs = await asyncio.to_thread(bodies.read, body, body_media, ensemble, max_rows=rows)
+        else:
+            row_ids, inputs = bodies.read(body, body_media, ensemble, max_rows=rows)
+        groups = self._engine.answer(ensemble, effective, inputs)
+        if asked.order == "input":
+            groups = in_order(groups, len(row_ids))
+        if reply_media == ARROW:
+            await self._stream(send, ensemble, effective, row_ids, groups)
+        else:
+            finished = [group async for group in groups]
+            document = bodies.reply(ensemble, effective, row_ids.to_pylist(), finished)
+            await _start(send, media.JSON)
+            await send({"type": "http.response.body", "body": to_json(document)})
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body, as long as it is within the limit."""
+        limit = int(self._limits.max_body_bytes)
+        if headers.get("content-encoding", "identity") != "identity":
+            raise BadInput(
+                f"Content-Encoding {headers['content-encoding']!r} is not read; send the body as it is"
+            )
+        said = headers.get("content-length", "")
+        if said.isdigit() and int(said) > limit:
+            raise TooLarge(f"the body has {said} bytes, at most {limit} are taken; split the rows")
+        chunks, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"the body has more than {limit} bytes; split the rows")
+            chunks.append(chunk)
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+    async def _stream(
+        self,
+        send: Send,
+        ensemble: Ensemble,
+        effective: Effective,
+        row_ids: pa.Array,
+        groups: AsyncIterator[Group],
+    ) -> None:
+        writer = ReplyWriter(
+            effective.layout, row_id_type=row_ids.type, metadata=_metadata(ensemble, effective)
+        )
+        await _start(send, ARROW)
+        async for group in groups:
+            errors = [failure and (failure.code, failure.message) for failure in group.failures]
+            ids = row_ids.take(pa.array(group.rows, pa.int64()))
+            for piece in writer.group(ids, group.sources, group.values, errors):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": writer.close()})
+
+
+def _metadata(ensemble: Ensemble, effective: Effective) -> dict[str, str]:
+    return {
+        "format": FORMAT,
+        "ensemble": ensemble.name,
+        "recipe": effective.name,
+        "fingerprint": effective.fingerprint,
+        "temperature": repr(effective.recipe.temperature),
+        "operator": canonical_json(effective.recipe.operator.as_dict()).decode(),
+        "classes_digest": ensemble.classes_digest,
+    }
+
+
+async def _start(send: Send, content_type: str) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", content_type.encode())],
+        }
+    )

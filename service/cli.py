@@ -1,0 +1,129 @@
+"""The command line: ``soft-targets serve CONFIG`` and ``soft-targets demo``.
+
+Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 something needed is missing;
+130 interrupted.
+"""
+
+import signal
+import socket
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import service
+from service.errors import ConfigError
+
+app = typer.Typer(
+    help="Fuse several teacher models into one trustworthy soft target per input.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Dataset(StrEnum):
+    """What the demo can run on."""
+
+    digits = "digits"
+    fashion_mnist = "fashion-mnist"
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if wanted:
+        typer.echo(f"soft-targets {service.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar="CONFIG")]) -> None:
+    """Serve the ensembles of a configuration over HTTP."""
+    import uvicorn  # noqa: PLC0415 - a command loads what it needs
+
+    from service import telemetry  # noqa: PLC0415
+    from service.api.app import create_app  # noqa: PLC0415
+    from service.config import load  # noqa: PLC0415
+    from service.engine.engine import Engine  # noqa: PLC0415
+
+    telemetry.configure()
+    # uvicorn drains on these and then raises them again, for whoever handled them before it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    try:
+        settings = load(config)
+        listener = _listen(settings.server.host, settings.server.port)
+        engine = Engine.open(settings)
+    except ConfigError as exc:
+        raise _fail(str(exc), code=2) from None
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"soft-targets {service.__version__} listening on http://{shown}:{port}")
+    sys.stdout.flush()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(engine, settings.limits),
+            loop="uvloop",
+            http="httptools",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
+        )
+    )
+    server.run(sockets=[listener])
+
+
+@app.command()
+def demo(
+    *,
+    dataset: Annotated[Dataset, typer.Option(help="What to learn.")] = Dataset.digits,
+    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("build/demo"),
+) -> None:
+    """Train teachers, serve them, and distil a student from them over HTTP: the main job on real data."""
+    try:
+        from service.demo import run  # noqa: PLC0415 - a command loads what it needs
+    except ModuleNotFoundError as exc:
+        text = f"the demo needs {exc.name}: pip install 'soft-targets[cpu,demo]'"
+        raise _fail(text, code=3) from None
+    run.main(dataset.value, out)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that already queues connections, so that whoever reads the first line can connect.
+
+    Raises:
+        ConfigError: the address is taken or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {exc.strerror or exc}; set server.host or port"
+        ) from None
+    return listener
+
+
+def _fail(message: str, *, code: int) -> typer.Exit:
+    typer.echo(f"soft-targets: {message}", err=True)
+    return typer.Exit(code)
+
+
+def main() -> None:
+    """The console script."""
+    app()

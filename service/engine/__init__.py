@@ -1,0 +1,1 @@
+"""The engine: ensembles loaded, requests answered, each row from the cache or from the teachers."""

@@ -1,0 +1,187 @@
+"""Binding: each teacher's inputs, output and classes tied to the ensemble's, and tried."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from service.config import Ensemble as EnsembleConfig
+from service.config import Teacher as TeacherConfig
+from service.errors import TeacherError, TeacherFailure
+from service.model import Array
+from service.plans.alignment import Alignment
+from service.plans.split import Member
+from service.teachers.base import GraphInput, Teacher, beliefs
+from service.teachers.onnx import OnnxTeacher
+from soft_targets.wire import TensorSpec
+
+PROBE_ROWS = 4
+
+
+def open_teacher(ensemble: str, config: TeacherConfig) -> OnnxTeacher:
+    """Load one teacher.
+
+    Raises:
+        TeacherError: it cannot be loaded; names the ensemble.
+    """
+    try:
+        return OnnxTeacher(config, threads=1)
+    except TeacherError as exc:
+        raise TeacherError(f"ensemble {ensemble!r}: {exc}") from None
+
+
+def _feeds(section: TeacherConfig, teacher: Teacher, declared: Mapping[str, object] | None) -> dict[str, str]:
+    """The model's inputs by the ensemble's names."""
+    if section.inputs is not None:
+        unknown = section.inputs.keys() - teacher.inputs.keys()
+        lacking = teacher.inputs.keys() - section.inputs.keys()
+        if unknown or lacking:
+            raise TeacherError(
+                f"teacher {section.name!r}: 'inputs' must map each of the model's inputs "
+                f"({', '.join(teacher.inputs)}) to one of the ensemble's, and nothing else"
+            )
+        return dict(section.inputs)
+    if declared is not None and len(declared) == len(teacher.inputs) == 1:
+        return {next(iter(teacher.inputs)): next(iter(declared))}
+    return {name: name for name in teacher.inputs}
+
+
+def agree_inputs(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher]) -> dict[str, TensorSpec]:
+    """The ensemble's inputs: as declared, or as the models agree.
+
+    Raises:
+        TeacherError: the models do not agree, or leave a shape open.
+    """
+    if config.inputs is not None:
+        return {key: TensorSpec(given.wire_dtype, given.shape) for key, given in config.inputs.items()}
+    found: dict[str, tuple[str, GraphInput]] = {}
+    for section, teacher in zip(config.teachers, teachers, strict=True):
+        for theirs, ours in _feeds(section, teacher, None).items():
+            given = teacher.inputs[theirs]
+            first, merged = found.setdefault(ours, (section.name, given))
+            agreed = _merge(merged, given)
+            if agreed is None:
+                raise TeacherError(
+                    f"ensemble {name!r}: input {ours!r} is {merged} for teacher {first!r} but {given} for "
+                    f"{section.name!r}; declare it under 'inputs' or map the models' inputs with "
+                    "'inputs: {theirs: ours}'"
+                )
+            found[ours] = (first, agreed)
+    names = {frozenset(_feeds(s, t, None).values()) for s, t in zip(config.teachers, teachers, strict=True)}
+    if len(names) > 1:
+        said = "; ".join(f"{t.name}: {', '.join(t.inputs)}" for t in teachers)
+        raise TeacherError(
+            f"ensemble {name!r}: the models name their inputs differently ({said}); declare the ensemble's "
+            "'inputs' and map each model's with 'inputs: {theirs: ours}'"
+        )
+    open_ended = [key for key, (_, given) in found.items() if None in given.shape]
+    if open_ended:
+        raise TeacherError(
+            f"ensemble {name!r}: no model fixes the shape of input {open_ended[0]!r}; declare it under "
+            "'inputs'"
+        )
+    return {key: TensorSpec(given.dtype, given.shape) for key, (_, given) in found.items()}  # type: ignore[arg-type]
+
+
+def _merge(one: GraphInput, other: GraphInput) -> GraphInput | None:
+    if one.dtype != other.dtype or len(one.shape) != len(other.shape):
+        return None
+    if any(a is not None and b is not None and a != b for a, b in zip(one.shape, other.shape, strict=True)):
+        return None
+    return GraphInput(
+        one.dtype, tuple(b if a is None else a for a, b in zip(one.shape, other.shape, strict=True))
+    )
+
+
+def member_of(
+    ensemble: str,
+    section: TeacherConfig,
+    teacher: OnnxTeacher,
+    inputs: Mapping[str, TensorSpec],
+    classes: tuple[str, ...],
+) -> Member:
+    """A teacher bound to the ensemble's inputs and classes.
+
+    Raises:
+        TeacherError: an input is fed by nothing, or by what it cannot take.
+    """
+    where = f"ensemble {ensemble!r}: teacher {section.name!r}"
+    feeds = _feeds(section, teacher, inputs)
+    for theirs, ours in feeds.items():
+        if ours not in inputs:
+            raise TeacherError(
+                f"{where}: its input {theirs!r} is fed from {ours!r}, which is no input of the ensemble "
+                f"({', '.join(inputs)}); map it with 'inputs: {{{theirs}: ...}}'"
+            )
+        _check_feed(f"{where}: input {theirs!r}", teacher.inputs[theirs], inputs[ours])
+    pairs = section.classes if section.classes is not None else tuple((one, one) for one in classes)
+    return Member(
+        teacher=teacher,
+        feeds=feeds,
+        dtypes={key: given.dtype.replace("utf8", "O") for key, given in teacher.inputs.items()},
+        output=teacher.output,
+        kind=section.output.kind,
+        temperature=section.temperature,
+        alignment=Alignment(classes, [ours for _, ours in pairs]),
+    )
+
+
+def _check_feed(where: str, wants: GraphInput, gets: TensorSpec) -> None:
+    fits = len(wants.shape) == len(gets.shape) and all(
+        a is None or a == b for a, b in zip(wants.shape, gets.shape, strict=True)
+    )
+    if not fits:
+        shape = ["any" if size is None else size for size in wants.shape]
+        raise TeacherError(
+            f"{where} takes rows of shape {shape}, the ensemble gives {list(gets.shape)}; "
+            "reshape inside the model"
+        )
+    if wants.dtype == gets.dtype:
+        return
+    if "utf8" in (wants.dtype, gets.dtype) or not (
+        np.can_cast(gets.dtype, wants.dtype, "safe") or (wants.dtype[1] == gets.dtype[1] == "f")
+    ):
+        raise TeacherError(
+            f"{where} takes {wants.dtype}, but the ensemble's {gets.dtype} cannot become that"
+        )
+
+
+def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> None:
+    """Ask a teacher a few seeded rows.
+
+    Raises:
+        TeacherError: it cannot answer, or its answer cannot be what is said of it.
+    """
+    where = f"ensemble {ensemble!r}: teacher {member.teacher.name!r}"
+    rows = _probe_rows(inputs)
+    try:
+        answer = member.teacher.answer(member.feed(rows))
+    except TeacherFailure as exc:
+        raise TeacherError(f"{where} cannot answer a row: {exc}") from None
+    if answer.shape[1] != member.alignment.width:
+        raise TeacherError(
+            f"{where} answers {answer.shape[1]} classes, but {member.alignment.width} are named for it; list "
+            "its own under 'classes', in the order of its output"
+        )
+    _, valid = beliefs(answer, member.kind)
+    finite = np.isfinite(answer).all(axis=1)
+    if (finite & ~valid).any() or not valid.any():
+        row = answer[finite & ~valid if (finite & ~valid).any() else ~valid][0]
+        shown = ", ".join(f"{value:.4g}" for value in row[:4])
+        raise TeacherError(
+            f"{where}: output {member.output!r} holds [{shown}, ...], which is no distribution of kind "
+            f"{member.kind!r}; say what it holds with output: {{kind: logits | log_probs | probs}}"
+        )
+
+
+def _probe_rows(inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+    random = np.random.default_rng(0)
+    rows: dict[str, Array] = {}
+    for name, spec in inputs.items():
+        shape = (PROBE_ROWS, *spec.shape)
+        if spec.dtype == "utf8":
+            rows[name] = np.full(shape, "soft targets", dtype=object)
+        elif spec.dtype[1] == "f":
+            rows[name] = random.random(shape).astype(spec.dtype)
+        else:
+            rows[name] = np.zeros(shape, dtype=spec.dtype)
+    return rows

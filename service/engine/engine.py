@@ -1,0 +1,255 @@
+"""Answering requests: each row from the cache, or from the teachers, once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Self
+
+import numpy as np
+
+from service.cache.base import Cache
+from service.cache.memory import MemoryCache
+from service.config import Settings
+from service.engine.ensemble import Effective, Ensemble
+from service.errors import TeacherFailure, UnknownEnsemble
+from service.keys import cache_key
+from service.model import Array, Group, RowFailure, nearest
+from service.telemetry import logger
+from soft_targets.wire import row_digests
+
+# Batches of one request that run at a time; it bounds what a big request holds in memory.
+IN_FLIGHT = 2
+# Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
+LONG_HASH_BYTES = 1 << 20
+
+log = logger("engine")
+
+
+class Engine:
+    """Ensembles and a cache.
+
+    Use ``Engine.open`` and ``close``; answering belongs to one event loop.
+    """
+
+    def __init__(self, ensembles: Mapping[str, Ensemble], cache: Cache, *, timeout_s: float) -> None:
+        self.ensembles = ensembles
+        self.cache = cache
+        self._timeout_s = timeout_s
+        self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="batches")
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Load every ensemble.
+
+        Raises:
+            ConfigError: one cannot be used.
+        """
+        with ExitStack() as opened:
+            ensembles = {}
+            for name, config in settings.ensembles.items():
+                ensemble = Ensemble.open(name, config)
+                opened.callback(ensemble.close)
+                ensembles[name] = ensemble
+                log.info(
+                    "ensemble loaded",
+                    ensemble=name,
+                    teachers=[member.teacher.name for member in ensemble.members],
+                    plan=ensemble.plan.name,
+                    reason=ensemble.plan.reason,
+                )
+            cache = MemoryCache(max_bytes=settings.cache.max_bytes, ttl_s=settings.cache.ttl_s)
+            engine = cls(ensembles, cache, timeout_s=settings.limits.request_timeout_s)
+            opened.pop_all()
+            return engine
+
+    async def close(self) -> None:
+        """Finish the batches that run, and release everything."""
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+        for ensemble in self.ensembles.values():
+            ensemble.close()
+        await self.cache.close()
+
+    def ensemble(self, name: str) -> Ensemble:
+        """The ensemble of that name.
+
+        Raises:
+            UnknownEnsemble: there is none.
+        """
+        if name not in self.ensembles:
+            raise UnknownEnsemble(f"no ensemble {name!r}{nearest(name, self.ensembles)}")
+        return self.ensembles[name]
+
+    async def answer(
+        self, ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array]
+    ) -> AsyncIterator[Group]:
+        """Soft targets for rows, group by group as they are finished.
+
+        Every row stands in exactly one group. A row that cannot be answered carries its failure; it never
+        takes another row with it.
+
+        Args:
+            ensemble: whose teachers answer.
+            effective: the recipe as asked for.
+            inputs: ensemble input to array ``[B, ...]``, cast.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        failures = _non_finite(ensemble, inputs)
+        if failures:
+            yield _failed(failures)
+        size = sum(values.nbytes for values in inputs.values())
+        if size > LONG_HASH_BYTES:
+            digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
+        else:
+            digests = row_digests(inputs, ensemble.inputs)
+        rows = [row for row in range(len(digests)) if row not in failures]
+        keys = [cache_key(effective.fingerprint, digests[row]) for row in rows]
+        values = await self.cache.get_many(keys)
+        hits = [(row, value) for row, value in zip(rows, values, strict=True) if value is not None]
+        if hits:
+            yield Group(
+                [row for row, _ in hits], ["hit"] * len(hits), [v for _, v in hits], [None] * len(hits)
+            )
+        # The same row twice in one request is computed once.
+        waiting: dict[bytes, list[int]] = {}
+        for row, key, value in zip(rows, keys, values, strict=True):
+            if value is None:
+                waiting.setdefault(key, []).append(row)
+        async for group in self._compute(ensemble, effective, inputs, waiting, deadline):
+            yield group
+
+    async def _compute(
+        self,
+        ensemble: Ensemble,
+        effective: Effective,
+        inputs: Mapping[str, Array],
+        waiting: Mapping[bytes, list[int]],
+        deadline: float,
+    ) -> AsyncIterator[Group]:
+        loop = asyncio.get_running_loop()
+        keys = list(waiting)
+        step = ensemble.config.batching.max_rows
+        chunks = [keys[start : start + step] for start in range(0, len(keys), step)]
+        running: dict[asyncio.Future[list[bytes | RowFailure]], list[bytes]] = {}
+        try:
+            while chunks or running:
+                while chunks and len(running) < IN_FLIGHT:
+                    chunk = chunks.pop(0)
+                    firsts = [waiting[key][0] for key in chunk]
+                    running[loop.run_in_executor(self._pool, batch, ensemble, effective, inputs, firsts)] = (
+                        chunk
+                    )
+                done, _ = await asyncio.wait(
+                    running, timeout=max(0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    late = RowFailure(
+                        "deadline_exceeded",
+                        f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
+                    )
+                    left = [key for chunk in (*running.values(), *chunks) for key in chunk]
+                    yield _group(left, waiting, [late] * len(left))
+                    return
+                for future in done:
+                    chunk = running.pop(future)
+                    results = future.result()
+                    kept = {key: r for key, r in zip(chunk, results, strict=True) if isinstance(r, bytes)}
+                    await self.cache.set_many(kept)
+                    yield _group(chunk, waiting, results)
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def batch(
+    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], rows: Sequence[int]
+) -> list[bytes | RowFailure]:
+    """Run one batch through the plan; every row gets its value or its failure."""
+    part = {name: values[rows] for name, values in inputs.items()}
+    temperature = np.full(len(rows), effective.recipe.temperature, dtype=np.float32)
+    weights = np.repeat(np.array(effective.recipe.weights, dtype=np.float32)[:, None], len(rows), axis=1)
+    try:
+        outcome = ensemble.plan.run(part, temperature, weights, effective.pair)
+    except TeacherFailure as exc:
+        log.warning("teacher failed", ensemble=ensemble.name, teacher=exc.teacher, error=str(exc))
+        return [RowFailure(exc.code, str(exc))] * len(rows)
+    except Exception:
+        log.exception("batch failed", ensemble=ensemble.name)
+        return [RowFailure("internal", "the batch failed; the server's log says why")] * len(rows)
+    results: list[bytes | RowFailure] = list(
+        effective.layout.pack(outcome.log_probs, outcome.indices, outcome.tail_log_mass)
+    )
+    for row in np.flatnonzero(~outcome.finite):
+        results[row] = RowFailure(
+            "disjoint_support",
+            "the teachers share no class of positive probability, so this operator has no answer",
+        )
+    for row in np.flatnonzero(~outcome.valid.all(axis=0)):
+        silent = [
+            member.teacher.name
+            for member, valid in zip(ensemble.members, outcome.valid[:, row], strict=True)
+            if not valid
+        ]
+        results[row] = RowFailure(
+            "teacher_invalid",
+            f"no distribution from teacher {', '.join(map(repr, silent))}: not finite, or not summing to one",
+        )
+    return results
+
+
+def _non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, RowFailure]:
+    """The rows that hold NaN or infinity where the input does not allow it."""
+    failures: dict[int, RowFailure] = {}
+    for name, values in inputs.items():
+        if values.dtype.kind != "f" or name in ensemble.allow_nan:
+            continue
+        finite = np.isfinite(values).reshape(len(values), -1)
+        for row in np.flatnonzero(~finite.all(axis=1)):
+            where = np.unravel_index(int(np.argmin(finite[row])), values.shape[1:]) if values.ndim > 1 else ()
+            failures[int(row)] = RowFailure(
+                "non_finite_input",
+                f"input {name!r} is {values[row][where]} at {[int(i) for i in where]}; send finite values, "
+                "or set allow_nan for the input",
+            )
+    return failures
+
+
+def _failed(failures: Mapping[int, RowFailure]) -> Group:
+    count = len(failures)
+    return Group(list(failures), ["error"] * count, [None] * count, list(failures.values()))
+
+
+def _group(
+    keys: Sequence[bytes], waiting: Mapping[bytes, list[int]], results: Sequence[bytes | RowFailure]
+) -> Group:
+    group = Group([], [], [], [])
+    for key, result in zip(keys, results, strict=True):
+        for position, row in enumerate(waiting[key]):
+            group.rows.append(row)
+            if isinstance(result, RowFailure):
+                group.sources.append("error")
+                group.values.append(None)
+                group.failures.append(result)
+            else:
+                group.sources.append("coalesced" if position else "miss")
+                group.values.append(result)
+                group.failures.append(None)
+    return group
+
+
+async def in_order(groups: AsyncIterator[Group], rows: int) -> AsyncIterator[Group]:
+    """The same rows in the order of the request: each group as long as nothing before it is open."""
+    sources: list[str] = [""] * rows
+    values: list[bytes | None] = [None] * rows
+    failures: list[RowFailure | None] = [None] * rows
+    done = 0
+    async for group in groups:
+        for row, source, value, failure in zip(*group, strict=True):
+            sources[row], values[row], failures[row] = source, value, failure
+        start = done
+        while done < rows and sources[done]:
+            done += 1
+        if done > start:
+            part = slice(start, done)
+            yield Group(list(range(start, done)), sources[part], values[part], failures[part])
+            values[part] = [None] * (done - start)

@@ -1,0 +1,187 @@
+"""An ensemble as it is served: teachers bound to inputs, a plan, and recipes with their fingerprints."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from cachetools import LRUCache
+
+import service.plans
+import service.teachers
+from service.config import Ensemble as EnsembleConfig
+from service.engine.binding import agree_inputs, member_of, open_teacher, probe
+from service.errors import BadQuery, BadWeights, ConfigError, UnknownRecipe
+from service.keys import fingerprint, sources_digest
+from service.model import Recipe, nearest, normalise
+from service.plans.base import Pair, Plan
+from service.plans.operators import code_digest, resolve
+from service.plans.split import SplitPlan
+from service.teachers.onnx import runtime
+from soft_targets.wire import FORMAT, Layout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What a request may change of a recipe; None leaves it."""
+
+    temperature: float | None = None
+    weights: Mapping[str, float] | None = None
+    top_k: int | None = None
+
+
+class Effective(NamedTuple):
+    """A recipe as one request asks for it.
+
+    Attributes:
+        recipe: with the request's overrides.
+        pair: what the plan makes of it.
+        layout: how its targets are laid out.
+        fingerprint: what the targets are a function of, besides the input.
+    """
+
+    name: str
+    recipe: Recipe
+    pair: Pair
+    layout: Layout
+    fingerprint: str
+
+
+class Ensemble:
+    """Ordered teachers over one list of classes.
+
+    Attributes:
+        inputs: name to dtype and shape of a row.
+        allow_nan: the inputs that may hold values that are not finite.
+        members: the teachers in order.
+        plan: how batches are answered.
+    """
+
+    def __init__(self, name: str, config: EnsembleConfig) -> None:
+        self.name = name
+        self.config = config
+        self.classes = config.classes
+        self.classes_digest = fingerprint(config.classes)
+        teachers = [open_teacher(name, teacher) for teacher in config.teachers]
+        self.inputs = agree_inputs(name, config, teachers)
+        self.allow_nan = {key for key, given in (config.inputs or {}).items() if given.allow_nan}
+        self.members = [
+            member_of(name, section, teacher, self.inputs, self.classes)
+            for section, teacher in zip(config.teachers, teachers, strict=True)
+        ]
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix=f"teachers-{name}")
+        self.plan: Plan = SplitPlan(
+            self.members,
+            len(self.classes),
+            pool=self._pool,
+            reason="one session a teacher is the only plan so far",
+        )
+        self._plan_code = sources_digest(Path(service.plans.__path__[0])) + sources_digest(
+            Path(service.teachers.__path__[0])
+        )
+        self._operator_code = code_digest()
+        self._recipes = {recipe: config.recipe(recipe) for recipe in config.recipes}
+        # Bounded, so that clients cannot fill the memory with overrides.
+        self._known: LRUCache[tuple[str, Recipe], Effective] = LRUCache(1024)
+        for recipe in self._recipes:
+            self.effective(recipe, Overrides())
+
+    @classmethod
+    def open(cls, name: str, config: EnsembleConfig) -> Self:
+        """Load an ensemble and ask every teacher a few rows.
+
+        Raises:
+            ConfigError: something in it cannot be used; names the ensemble, the part and what to do.
+        """
+        ensemble = cls(name, config)
+        try:
+            for member in ensemble.members:
+                probe(name, ensemble.inputs, member)
+        except BaseException:
+            ensemble.close()
+            raise
+        return ensemble
+
+    def close(self) -> None:
+        """Stop the teachers' threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def effective(self, name: str, overrides: Overrides) -> Effective:
+        """A recipe with a request's overrides.
+
+        Raises:
+            UnknownRecipe: there is no such recipe.
+            BadQuery: an override is impossible for this ensemble or recipe.
+            BadWeights: the weights are not weights of these teachers.
+        """
+        if name not in self._recipes:
+            hint = "; ask for one by name with ?recipe=" if name == "default" else ""
+            raise UnknownRecipe(
+                f"ensemble {self.name!r} has no recipe {name!r}{nearest(name, self._recipes)}{hint}"
+            )
+        recipe = self._overridden(self._recipes[name], overrides)
+        known = self._known.get((name, recipe))
+        if known is None:
+            known = self._known[name, recipe] = self._effective(name, recipe)
+        return known
+
+    def _overridden(self, recipe: Recipe, overrides: Overrides) -> Recipe:
+        if overrides.temperature is not None:
+            if recipe.output_temperature != 1 and overrides.temperature != 1:
+                raise BadQuery(
+                    "this recipe has an output_temperature, which recalibrates targets at temperature 1 only"
+                )
+            recipe = dataclasses.replace(recipe, temperature=overrides.temperature)
+        if overrides.weights is not None:
+            try:
+                weights = normalise(overrides.weights, [member.teacher.name for member in self.members])
+            except ValueError as exc:
+                raise BadWeights(f"weights: {exc}") from None
+            recipe = dataclasses.replace(recipe, weights=weights)
+        if overrides.top_k is not None:
+            if overrides.top_k > len(self.classes):
+                raise BadQuery(f"top_k is {overrides.top_k}; this ensemble has {len(self.classes)} classes")
+            recipe = dataclasses.replace(recipe, top_k=overrides.top_k)
+        return recipe
+
+    def _effective(self, name: str, recipe: Recipe) -> Effective:
+        try:
+            operator = resolve(recipe.operator)
+        except ConfigError as exc:
+            raise ConfigError(f"ensembles.{self.name}.recipes.{name}: {exc}") from None
+        floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
+        pair = Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
+        return Effective(
+            name, recipe, pair, recipe.layout(len(self.classes)), fingerprint(self._question(recipe))
+        )
+
+    def _question(self, recipe: Recipe) -> dict[str, object]:
+        """Everything that can change a byte of a target, besides the input."""
+        return {
+            "format": FORMAT,
+            "classes": self.classes,
+            "teachers": [
+                {
+                    "digest": member.teacher.digest,
+                    "inputs": dict(member.feeds),
+                    "output": [member.output, member.kind],
+                    "classes": section.classes,
+                    "missing": section.missing,
+                    "temperature": member.temperature,
+                    "device": member.teacher.device,
+                }
+                for member, section in zip(self.members, self.config.teachers, strict=True)
+            ],
+            "plan": [self.plan.name, "float32", self._plan_code, runtime()],
+            "operator": [recipe.operator.as_dict(), self._operator_code],
+            "weights": recipe.weights,
+            "temperature": recipe.temperature,
+            "floor": recipe.floor,
+            "output_temperature": recipe.output_temperature,
+            "top_k": recipe.top_k,
+            "dtype": "<f4",
+            "diagnostics": False,
+            "opinions": None,
+        }

@@ -1,0 +1,126 @@
+"""Every error the service raises on purpose; the HTTP edge maps each to a status, once.
+
+ServiceError
+├── ConfigError              the configuration cannot be used
+│   └── TeacherError         a teacher's model is not what the configuration says of it
+├── RequestError             the request cannot be answered as it stands
+│   ├── BadInput             rows, body or row ids do not fit
+│   ├── EmptyBatch           a request without rows
+│   ├── BadQuery             a query parameter is unknown or its value impossible
+│   ├── BadWeights           the weights asked for are not weights of these teachers
+│   ├── UnknownEnsemble      no ensemble of that name
+│   ├── UnknownRecipe        no recipe of that name in the ensemble
+│   ├── NotFound             no such route
+│   ├── MethodNotAllowed     the route exists, the method does not
+│   ├── NotAcceptable        none of the media types the client accepts can be served
+│   ├── TooLarge             more bytes or rows than the limits allow
+│   └── UnsupportedMediaType the body is of a type nobody here reads
+├── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
+└── NotReady                 the service is not, or no longer, answering
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """The root; its message says what was wrong, where, and what to do."""
+
+    code: ClassVar[str] = "internal"
+
+
+class ConfigError(ServiceError):
+    """Raised at start when the configuration cannot be used."""
+
+
+class TeacherError(ConfigError):
+    """Raised at start when a teacher's model is not what the configuration says of it."""
+
+
+class RequestError(ServiceError):
+    """Raised when a request cannot be answered as it stands."""
+
+    code = "bad_input"
+
+
+class BadInput(RequestError):
+    """Raised when the rows, the body or the row ids do not fit the ensemble."""
+
+
+class EmptyBatch(RequestError):
+    """Raised when a request holds no rows."""
+
+    code = "empty_batch"
+
+
+class BadQuery(RequestError):
+    """Raised when a query parameter is unknown, stands twice, or has an impossible value."""
+
+    code = "bad_query"
+
+
+class BadWeights(RequestError):
+    """Raised when the weights asked for are not weights of the ensemble's teachers."""
+
+    code = "bad_weights"
+
+
+class UnknownEnsemble(RequestError):
+    """Raised when no ensemble has the name asked for."""
+
+    code = "unknown_ensemble"
+
+
+class UnknownRecipe(RequestError):
+    """Raised when the ensemble has no recipe of the name asked for."""
+
+    code = "unknown_recipe"
+
+
+class NotFound(RequestError):
+    """Raised when no route has the path asked for."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """Raised when the path exists, but not for this method."""
+
+    code = "method_not_allowed"
+
+
+class NotAcceptable(RequestError):
+    """Raised when none of the media types that the client accepts can be served."""
+
+    code = "not_acceptable"
+
+
+class TooLarge(RequestError):
+    """Raised when a request has more bytes or rows than the limits allow."""
+
+    code = "too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """Raised when the body is of a media type that nobody here reads."""
+
+    code = "unsupported_media_type"
+
+
+class TeacherFailure(ServiceError):
+    """Raised while a batch runs when a teacher raised or answered with the wrong shape.
+
+    Attributes:
+        teacher: its name.
+    """
+
+    code = "teacher_failed"
+
+    def __init__(self, message: str, *, teacher: str) -> None:
+        super().__init__(message)
+        self.teacher = teacher
+
+
+class NotReady(ServiceError):
+    """Raised when the service is not, or no longer, answering."""
+
+    code = "not_ready"

@@ -1,0 +1,1 @@
+"""Plans: how teachers, alignment, softening, fusion and sparsity become one answer."""

@@ -1,0 +1,50 @@
+"""Alignment: a teacher's classes brought to the ensemble's order, by name."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from operators.simplex import log_softmax, logsumexp
+from service.model import Array
+
+
+class Alignment:
+    """Gathers a teacher's log-probabilities into the ensemble's classes.
+
+    Several classes of the teacher onto one are summed; a dropped class gives its mass to the others in
+    proportion; a class that the teacher lacks is -inf.
+
+    Args:
+        ours: the ensemble's classes.
+        theirs: for each of the teacher's outputs in order, the class of the ensemble it means, or None.
+    """
+
+    def __init__(self, ours: Sequence[str], theirs: Sequence[str | None]) -> None:
+        self.width = len(theirs)
+        self.drops = None in theirs
+        sources: dict[str, list[int]] = {name: [] for name in ours}
+        for position, name in enumerate(theirs):
+            if name is not None:
+                sources[name].append(position)
+        self.lacks = [name for name, positions in sources.items() if not positions]
+        depth = max(len(positions) for positions in sources.values())
+        # [depth, C]: which outputs make up each class; `width` points at a column of -inf.
+        self._gather = np.full((depth, len(ours)), self.width, dtype=np.intp)
+        for column, positions in enumerate(sources.values()):
+            self._gather[: len(positions), column] = positions
+        self._identity = depth == 1 and bool(
+            (self._gather[0] == np.arange(self.width)).all() if len(ours) == self.width else False
+        )
+
+    def __call__(self, log_probs: Array) -> Array:
+        """``[B, C_t]`` to ``[B, C]``; a row all of whose mass is dropped becomes NaN."""
+        if self._identity:
+            return log_probs
+        if self.lacks or len(self._gather) > 1:
+            padding = np.full((len(log_probs), 1), -np.inf, dtype=log_probs.dtype)
+            log_probs = np.concatenate([log_probs, padding], axis=1)
+        if len(self._gather) == 1:
+            aligned: Array = log_probs[:, self._gather[0]]
+        else:
+            aligned = logsumexp(log_probs[:, self._gather], axis=1)
+        return log_softmax(aligned) if self.drops else aligned

@@ -1,0 +1,107 @@
+"""The split plan: one session per teacher, in parallel, fused in numpy."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import numpy as np
+
+from operators.simplex import floor, log_softmax, soften, top_k
+from service.model import Array
+from service.plans.alignment import Alignment
+from service.plans.base import Outcome, Pair
+from service.teachers.base import Kind, Teacher, beliefs
+
+# Probabilities below the smallest normal float32 would become zero on their way to a student.
+LOG_SMALLEST = np.float32(np.log(2.0**-126))
+
+
+class Member(NamedTuple):
+    """A teacher's place in an ensemble.
+
+    Attributes:
+        feeds: the model's input to the ensemble's input.
+        dtypes: the model's input to its numpy dtype.
+        output: the model's output that is the teacher's answer.
+        kind: what the teacher's answer holds.
+        temperature: calibrates the teacher's own belief.
+        alignment: its classes by ours.
+    """
+
+    teacher: Teacher
+    feeds: Mapping[str, str]
+    dtypes: Mapping[str, str]
+    output: str
+    kind: Kind
+    temperature: float
+    alignment: Alignment
+
+    def feed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The ensemble's inputs under the model's names and dtypes."""
+        return {
+            theirs: inputs[ours].astype(self.dtypes[theirs], copy=False)
+            for theirs, ours in self.feeds.items()
+        }
+
+
+class SplitPlan:
+    """Teachers in parallel, then floor, fusion and sparsity in numpy.
+
+    Args:
+        members: the teachers in the ensemble's order.
+        classes: how many classes the ensemble has.
+        pool: where the teachers run.
+        reason: why this plan.
+    """
+
+    name = "split"
+
+    def __init__(self, members: Sequence[Member], classes: int, *, pool: Executor, reason: str) -> None:
+        self.reason = reason
+        self._members = members
+        self._classes = classes
+        self._pool = pool
+
+    def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        """Answer a batch; a teacher whose weight is 0 in every row is not asked."""
+        asked = [k for k in range(len(self._members)) if weights[k].any()]
+        answers = list(self._pool.map(lambda k: opinion(self._members[k], inputs), asked))
+        opinions = np.full((len(self._members), len(temperature), self._classes), 0, dtype=np.float32)
+        valid = np.ones((len(self._members), len(temperature)), dtype=bool)
+        for k, (log_probs, sound) in zip(asked, answers, strict=True):
+            opinions[k] = log_probs
+            valid[k] = sound
+        return fuse(opinions, valid | (weights == 0), temperature, weights, pair)
+
+
+def opinion(member: Member, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
+    """A teacher's aligned, calibrated log-probabilities ``[B, C]`` at temperature 1, and valid ``[B]``.
+
+    Raises:
+        TeacherFailure: the teacher failed.
+    """
+    log_probs, valid = beliefs(member.teacher.answer(member.feed(inputs)), member.kind)
+    if member.temperature != 1:
+        log_probs = log_softmax(log_probs / np.float32(member.temperature))
+    aligned = member.alignment(log_probs)
+    if member.alignment.drops:
+        sound = ~np.isnan(aligned).any(axis=1)
+        aligned[~sound] = 0
+        valid = valid & sound
+    return aligned, valid
+
+
+def fuse(opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
+    """Soften, floor, fuse, recalibrate and sparsify opinions ``[K, B, C]``."""
+    beliefs_at_t = opinions if (temperature == 1).all() else soften(opinions, temperature[None, :, None])
+    if pair.floor is not None:
+        beliefs_at_t = floor(beliefs_at_t, pair.floor)
+    fused = pair.operator.fuse(beliefs_at_t, weights)
+    finite = ~np.isnan(fused).any(axis=1)
+    fused = np.maximum(fused, LOG_SMALLEST)
+    if pair.output_temperature != 1:
+        fused = log_softmax(fused / np.float32(pair.output_temperature))
+    if pair.top_k is None:
+        return Outcome(fused, None, None, valid, finite)
+    indices, kept, tail = top_k(fused, pair.top_k)
+    return Outcome(kept, indices, tail, valid, finite)

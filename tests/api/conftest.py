@@ -1,0 +1,15 @@
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.app import create_app
+from service.config import load
+from service.engine.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def client(toy):
+    settings = load(toy.config)
+    with TestClient(
+        create_app(Engine.open(settings), settings.limits), raise_server_exceptions=False
+    ) as client:
+        yield client

@@ -1,0 +1,74 @@
+import inspect
+
+import pytest
+
+from service import errors as service_errors
+from service.api.errors import STATUS, answer
+
+
+def test_an_ensemble_is_described(client, toy):
+    info = client.get("/v1/ensembles/toy").json()
+    assert client.get("/v1/ensembles").json() == {"ensembles": [info]}
+    assert info["name"] == "toy"
+    assert info["inputs"] == {"pixels": {"dtype": "<f4", "shape": [6], "allow_nan": False}}
+    assert info["classes"] == toy.classes
+    assert info["limits"] == {"max_body_bytes": 1 << 20, "max_rows_per_request": 300}
+    assert [teacher["name"] for teacher in info["teachers"]] == ["logits", "probs", "merged"]
+    assert [teacher["temperature"] for teacher in info["teachers"]] == [1.5, 1, 1]
+    assert {teacher["device"] for teacher in info["teachers"]} == {"cpu"}
+    assert len({teacher["digest"] for teacher in info["teachers"]}) == 3
+    recipes = info["recipes"]
+    assert list(recipes) == ["default", "linear", "geometric", "sparse", "cooled"]
+    assert len({recipe["fingerprint"] for recipe in recipes.values()}) == 5
+    assert recipes["default"]["weights"] == {"logits": 0.5, "probs": 0.3, "merged": 0.2}
+    assert recipes["sparse"]["top_k"] == 2
+    plans = {(plan["operator"]["name"], plan["sparse"]): plan for plan in info["plans"]}
+    assert set(plans) == {("holder", False), ("linear", False), ("geometric", False), ("linear", True)}
+    assert {plan["plan"] for plan in plans.values()} == {"split"}
+    assert all(plan["reason"] for plan in plans.values())
+
+
+def subclasses(of):
+    return {of, *(one for child in of.__subclasses__() for one in subclasses(child))}
+
+
+def test_every_error_is_mapped_to_one_status_and_one_shape():
+    mine = {one for one in subclasses(service_errors.ServiceError) if one.__module__ == "service.errors"}
+    assert set(STATUS) == mine
+    for kind in mine:
+        extra = {"teacher": "cnn"} if kind is service_errors.TeacherFailure else {}
+        reply = answer(kind("what, where, what to do", **extra))
+        assert reply.status_code == STATUS[kind]
+        assert ("retry-after" in reply.headers) == (reply.status_code == 503)
+    assert "ServiceError" in service_errors.__doc__
+    for name, _ in inspect.getmembers(service_errors, inspect.isclass):
+        assert name in service_errors.__doc__ or name == "ClassVar"
+
+
+def test_an_unexpected_error_keeps_its_secrets(client, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("service.api.app.describe", broken)
+    reply = client.get("/v1/ensembles")
+    assert reply.status_code == 500
+    assert reply.json()["code"] == "internal"
+    assert "secret" not in reply.text
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_health(client, path):
+    assert client.get(path).status_code == 200
+
+
+def test_openapi_covers_the_binary_route(client):
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    route = document["paths"]["/v1/ensembles/{ensemble}/soft-targets"]["post"]
+    assert set(route["requestBody"]["content"]) == {"application/json", "application/vnd.apache.arrow.stream"}
+    names = [parameter["name"] for parameter in route["parameters"]]
+    assert names == ["ensemble", "recipe", "temperature", "weights", "top_k", "order"]
+    ensemble = "/v1/ensembles/{ensemble}"
+    assert set(document["paths"]) == {
+        "/v1/ensembles", ensemble, f"{ensemble}/soft-targets", "/livez", "/readyz",
+    }  # fmt: skip

@@ -1,0 +1,301 @@
+"""The route: what is refused and how it is said, and what is answered all the same."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from soft_targets import wire
+
+URL = "/v1/ensembles/toy/soft-targets"
+JSON = "application/json"
+ROW = [0.0] * 6
+
+
+def refused(reply, status, code, *said):
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == JSON
+    body = reply.json()
+    assert set(body) == {"error", "code"}
+    assert body["code"] == code
+    for text in said:
+        assert text in body["error"]
+
+
+def post_json(client, document, query=""):
+    text = document if isinstance(document, str) else json.dumps(document)
+    return client.post(URL + query, content=text, headers={"Content-Type": JSON})
+
+
+def post_arrow(client, columns, query="", **headers):
+    table = columns if isinstance(columns, pa.RecordBatch) else pa.record_batch(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_batch(table)
+    content = sink.getvalue().to_pybytes()
+    return client.post(URL + query, content=content, headers={"Content-Type": wire.ARROW, **headers})
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ("{", ["not JSON"]),
+        ("", ["not JSON"]),
+        ("[" * 5000, ["not JSON", "recursion"]),
+        ("[]", ["must be an object"]),
+        ("null", ["must be an object"]),
+        ({}, ["must be an object"]),
+        ({"inputs": []}, ["must be an object"]),
+        ({"inputs": {}}, ["missing: pixels", "takes pixels"]),
+        ({"inputs": {"pixel": [ROW]}}, ["missing: pixels", "unknown: pixel"]),
+        ({"inputs": {"pixels": [ROW], "extra": [1]}}, ["unknown: extra"]),
+        ({"inputs": {"pixels": [ROW]}, "rows": 1}, ["unknown keys", "rows"]),
+        ({"inputs": {"pixels": 1}}, ["'pixels' must be a list of rows"]),
+        ({"inputs": {"pixels": "abc"}}, ["'pixels' must be a list of rows"]),
+        ({"inputs": {"pixels": [ROW, ROW[:5]]}}, ["row 1 has shape [5]", "shape [6]"]),
+        ({"inputs": {"pixels": [ROW, [[0], 1]]}}, ["row 1 is ragged"]),
+        ({"inputs": {"pixels": [ROW[:5]]}}, ["shape [5]", "shape [6]"]),
+        ({"inputs": {"pixels": [[ROW]]}}, ["shape [1, 6]", "shape [6]"]),
+        ({"inputs": {"pixels": [1, 2]}}, ["shape []"]),
+        ({"inputs": {"pixels": [[0, 0, 0, None, 0, 0]]}}, ["None at [0, 3] is not a number"]),
+        ({"inputs": {"pixels": [[0, 0, 0, "x", 0, 0]]}}, ["'x'", "is not a number"]),
+        ({"inputs": {"pixels": [[True] * 6]}}, ["bool cannot become <f4"]),
+        ({"inputs": {"pixels": [[1e39, *ROW[1:]]]}}, ["1e+39 at [0, 0] cannot be kept as <f4"]),
+        ({"inputs": {"pixels": [[2**24 + 1] + [0] * 5]}}, ["16777217 at [0, 0] cannot be kept as <f4"]),
+        ({"inputs": {"pixels": [[2**70] + [0] * 5]}}, ["'pixels'"]),
+        ({"inputs": {"pixels": [{"a": 1}]}}, ["'pixels'"]),
+        ({"inputs": {"pixels": [ROW]}, "row_ids": [1, 2]}, ["row_ids must be a list of 1 ids"]),
+        ({"inputs": {"pixels": [ROW]}, "row_ids": "a"}, ["row_ids must be a list"]),
+        ({"inputs": {"pixels": [ROW] * 2}, "row_ids": ["a", "a"]}, ["must be unique", "'a'"]),
+        ({"inputs": {"pixels": [ROW] * 2}, "row_ids": ["a", 1]}, ["row ids must be"]),
+        ({"inputs": {"pixels": [ROW]}, "row_ids": [-1]}, ["row ids must be"]),
+        ({"inputs": {"pixels": [ROW]}, "row_ids": [1.5]}, ["row ids must be"]),
+        ({"inputs": {"pixels": [ROW]}, "row_ids": [None]}, ["row ids must be"]),
+        ({"inputs": {"pixels": [ROW]}, "row_ids": [{}]}, ["row ids must be"]),
+    ],
+)
+def test_json_that_cannot_be_answered(client, document, said):
+    refused(post_json(client, document), 400, "bad_input", *said)
+
+
+def test_an_empty_batch(client):
+    refused(post_json(client, {"inputs": {"pixels": []}}), 400, "empty_batch", "no rows")
+    refused(post_arrow(client, {"pixels": pa.array([], pa.list_(pa.float32(), 6))}), 400, "empty_batch")
+
+
+def flat(values, width=6):
+    return pa.FixedSizeListArray.from_arrays(pa.array(values), width)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"pixel": flat(np.zeros(6, np.float32))}, ["missing: pixels", "unknown: pixel"]),
+        ({"pixels": flat(np.zeros(5, np.float32), 5)}, ["shape [5]", "shape [6]"]),
+        ({"pixels": pa.array([0.0])}, ["shape []"]),
+        ({"pixels": pa.array([[0.0] * 6])}, ["a column of type list"]),
+        ({"pixels": pa.array(["a"])}, ["shape []"]),
+        ({"pixels": flat([0.0, None, 0, 0, 0, 0])}, ["holds null"]),
+        ({"pixels": pa.array([None], pa.list_(pa.float32(), 6))}, ["holds null"]),
+        ({"pixels": flat(np.zeros(6, bool))}, ["bool cannot become <f4"]),
+        ({"pixels": flat(np.zeros(6)), "row_id": pa.array([None], pa.uint64())}, ["row ids"]),
+        ({"pixels": flat(np.zeros(6)), "row_id": pa.array([-1])}, ["row ids"]),
+        ({"pixels": flat(np.zeros(12)), "row_id": pa.array([7, 7])}, ["must be unique", "7"]),
+    ],
+)
+def test_arrow_that_cannot_be_answered(client, columns, said):
+    refused(post_arrow(client, columns), 400, "bad_input", *said)
+
+
+def test_a_column_that_stands_twice(client):
+    column = flat(np.zeros(6, np.float32))
+    batch = pa.RecordBatch.from_arrays([column, column], ["pixels", "pixels"])
+    refused(post_arrow(client, batch), 400, "bad_input", "a column stands twice")
+
+
+@pytest.mark.parametrize("body", [b"", b"no arrow", b"\xff" * 100])
+def test_broken_arrow(client, body):
+    reply = client.post(URL, content=body, headers={"Content-Type": wire.ARROW})
+    refused(reply, 400, "bad_input", "not a readable Arrow IPC stream")
+
+
+def test_a_cut_arrow_body(client):
+    body = wire.encode_request({"pixels": np.zeros((3, 6), np.float32)}, wire.default_row_ids(3))
+    reply = client.post(URL, content=body[: len(body) // 2], headers={"Content-Type": wire.ARROW})
+    refused(reply, 400, "bad_input", "not a readable Arrow IPC stream")
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code", "said"),
+    [
+        ("?recipe=none", 404, "unknown_recipe", "no recipe 'none'"),
+        ("?temprature=2", 400, "bad_query", "did you mean 'temperature'"),
+        ("?dtype=float16", 400, "bad_query", "unknown query parameter 'dtype'"),
+        ("?temperature=0.05", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=nan", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=hot", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=2&temperature=2", 400, "bad_query", "stands twice"),
+        ("?temperature=2&recipe=cooled", 400, "bad_query", "temperature 1 only"),
+        ("?top_k=0", 400, "bad_query", "from 1 to"),
+        ("?top_k=5", 400, "bad_query", "has 4 classes"),
+        ("?top_k=1e3", 400, "bad_query", "whole number"),
+        ("?top_k=99999999999999999999", 400, "bad_query", "whole number"),
+        ("?order=random", 400, "bad_query", "input or arrival"),
+        ("?weights=", 400, "bad_weights", "teacher:weight"),
+        ("?weights=logits:1,logits:1", 400, "bad_weights", "each teacher once"),
+        ("?weights=logits:-1", 400, "bad_weights", "not negative"),
+        ("?weights=logits:0", 400, "bad_weights", "at least one weight must be positive"),
+        ("?weights=cnn:1", 400, "bad_weights", "unknown teacher 'cnn'"),
+        ("?recipe", 400, "bad_query", "cannot be read"),
+    ],
+)
+def test_queries_that_cannot_be_answered(client, query, status, code, said):
+    refused(post_json(client, {"inputs": {"pixels": [ROW]}}, query), status, code, said)
+
+
+def test_unknown_places_and_methods(client):
+    body = {"inputs": {"pixels": [ROW]}}
+    refused(
+        client.post("/v1/ensembles/tyo/soft-targets", json=body),
+        404,
+        "unknown_ensemble",
+        "did you mean 'toy'",
+    )
+    refused(client.get("/v1/ensembles/tyo"), 404, "unknown_ensemble", "did you mean 'toy'")
+    refused(client.get("/v1/nothing"), 404, "not_found", "/v1/nothing")
+    refused(client.get(URL), 405, "method_not_allowed", "GET")
+    refused(client.delete("/v1/ensembles"), 405, "method_not_allowed", "DELETE")
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_of_another_type(client, content_type):
+    reply = client.post(URL, content=b"x", headers={"Content-Type": content_type})
+    refused(reply, 415, "unsupported_media_type", JSON, wire.ARROW)
+
+
+def test_an_encoded_body_is_refused(client):
+    headers = {"Content-Type": JSON, "Content-Encoding": "gzip"}
+    refused(client.post(URL, content=b"x", headers=headers), 400, "bad_input", "'gzip'")
+
+
+@pytest.mark.parametrize(
+    ("accept", "served"),
+    [
+        ("", wire.ARROW),
+        ("*/*", wire.ARROW),
+        ("application/*", wire.ARROW),
+        (JSON, JSON),
+        (f"{JSON};q=0.5, {wire.ARROW};q=0.4", JSON),
+        (f"text/html, {JSON};q=0.1", JSON),
+        (f"{wire.ARROW};q=0, */*", JSON),
+        ("text/html", None),
+        (f"{JSON};q=0, {wire.ARROW};q=0", None),
+    ],
+)
+def test_the_reply_is_of_the_type_the_client_accepts(client, accept, served):
+    reply = post_arrow(client, {"pixels": flat(np.zeros(6, np.float32))}, Accept=accept)
+    if served is None:
+        refused(reply, 406, "not_acceptable", JSON, wire.ARROW)
+    else:
+        assert (reply.status_code, reply.headers["content-type"]) == (200, served)
+
+
+def test_a_json_body_is_answered_in_json_unless_arrow_is_accepted(client):
+    reply = post_json(client, {"inputs": {"pixels": [ROW]}})
+    assert reply.headers["content-type"] == JSON
+    body = json.dumps({"inputs": {"pixels": [ROW]}, "row_ids": ["x"]})
+    reply = client.post(
+        URL, content=body, headers={"Content-Type": JSON + "; charset=utf-8", "Accept": wire.ARROW}
+    )
+    _, batches = wire.read_reply(reply.content)
+    assert next(batches).row_ids.to_pylist() == ["x"]
+
+
+def test_too_much(client):
+    rows = {"inputs": {"pixels": [ROW] * 301}}
+    refused(post_json(client, rows), 413, "too_large", "301 rows", "at most 300")
+    refused(post_arrow(client, {"pixels": flat(np.zeros(6 * 301, np.float32))}), 413, "too_large", "300 rows")
+    refused(post_json(client, " " * (1 << 20) + "{}"), 413, "too_large", "1048576")
+
+    def chunks():
+        for _ in range(1025):
+            yield b" " * 1024
+
+    reply = client.post(URL, content=chunks(), headers={"Content-Type": JSON})
+    refused(reply, 413, "too_large", "more than 1048576 bytes")
+
+
+def test_nan_rows_are_error_rows_and_the_others_are_answered(client, toy):
+    rows = toy.rows(4, seed=31)
+    rows[2, 3] = np.nan
+    reply = post_arrow(client, {"pixels": flat(rows.reshape(-1))})
+    *groups, closing = list(wire.read_reply(reply.content)[1])
+    assert closing == wire.Closing(4, 1)
+    errors = [error for group in groups for error in group.errors]
+    assert [error and error[0] for error in errors] == [None, None, "non_finite_input", None]
+    document = json.dumps({"inputs": {"pixels": rows.tolist()}, "row_ids": list("abcd")})
+    targets = post_json(client, document).json()["targets"]
+    assert [target["row_id"] for target in targets] == list("abcd")
+    assert [target["source"] for target in targets] == ["hit", "hit", "error", "hit"]
+    assert targets[2]["error_code"] == "non_finite_input"
+    assert "probabilities" not in targets[2]
+    expected = toy.reference(rows, operator="holder", temperature=4.0)
+    for row in (0, 1, 3):
+        given = list(targets[row]["probabilities"].values())
+        np.testing.assert_allclose(given, expected[row], atol=1e-5)
+
+
+def test_a_request_whose_rows_all_fail_is_still_answered(client):
+    reply = post_arrow(client, {"pixels": flat(np.full(12, np.inf, np.float32))})
+    assert reply.status_code == 200
+    *_, closing = list(wire.read_reply(reply.content)[1])
+    assert closing == wire.Closing(2, 2)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 6), np.float32)),
+        flat(np.zeros(12, np.float64)),
+        flat(np.zeros(12, np.float16)),
+        flat(np.zeros(12, np.int8)),
+        flat(np.zeros(18, np.float32))[1:],
+    ],
+    ids=["tensor", "float64", "float16", "int8", "slice"],
+)
+def test_columns_that_say_the_same_are_the_same_row(client, column):
+    post_json(client, {"inputs": {"pixels": [ROW]}})
+    reply = post_arrow(client, {"pixels": column})
+    batch = next(wire.read_reply(reply.content)[1])
+    assert batch.sources == ["hit", "hit"]
+
+
+def test_every_integer_type_of_row_id_is_echoed_as_uint64(client):
+    for dtype in (pa.int8(), pa.uint8(), pa.int32(), pa.int64(), pa.uint64()):
+        columns = {"pixels": flat(np.zeros(12, np.float32)), "row_id": pa.array([9, 3], dtype)}
+        batch = next(wire.read_reply(post_arrow(client, columns).content)[1])
+        assert (batch.row_ids.type, batch.row_ids.to_pylist()) == (pa.uint64(), [9, 3])
+
+
+def test_metadata_names_what_was_answered(client):
+    reply = post_arrow(client, {"pixels": flat(np.zeros(6, np.float32))}, "?temperature=3")
+    metadata, _ = wire.read_reply(reply.content)
+    info = client.get("/v1/ensembles/toy").json()
+    assert metadata.keys() == {
+        "format", "ensemble", "recipe", "fingerprint", "temperature", "operator", "classes_digest",
+    }  # fmt: skip
+    assert (metadata["format"], metadata["ensemble"], metadata["recipe"]) == ("1", "toy", "default")
+    assert metadata["temperature"] == "3.0"
+    assert json.loads(metadata["operator"]) == {"name": "holder", "exponent": 0.5}
+    assert metadata["fingerprint"] != info["recipes"]["default"]["fingerprint"]
+    assert len(metadata["classes_digest"]) == 64
+
+
+def test_record_batches_stay_within_four_mebibytes():
+    layout = wire.Layout(100_000)
+    writer = wire.ReplyWriter(layout, row_id_type=pa.uint64(), metadata={"format": "1"})
+    value = bytes(layout.row_bytes)
+    pieces = list(writer.group(wire.default_row_ids(25), ["miss"] * 25, [value] * 25, [None] * 25))
+    assert len(pieces) == 3
+    assert all(len(piece) <= wire.MAX_BATCH_BYTES + 2048 for piece in pieces)

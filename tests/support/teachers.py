@@ -1,0 +1,118 @@
+"""Small ONNX teachers, written node by node, and the float64 arithmetic they stand for."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 21
+
+
+def save(path, nodes, inputs, outputs, initializers=(), *, opset=OPSET):
+    """Write a checked model: inputs and outputs are (name, element type, shape)."""
+    graph = helper.make_graph(
+        nodes,
+        "teacher",
+        [helper.make_tensor_value_info(*one) for one in inputs],
+        [helper.make_tensor_value_info(*one) for one in outputs],
+        [numpy_helper.from_array(array, name) for name, array in initializers],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return Path(path)
+
+
+def linear(path, weight, bias, *, input_name="pixels", output_name="logits", kind="logits"):
+    """``x @ weight + bias``, as logits, log_probs or probs."""
+    last = {"logits": "Identity", "log_probs": "LogSoftmax", "probs": "Softmax"}[kind]
+    nodes = [
+        helper.make_node("Gemm", [input_name, "weight", "bias"], ["scores"]),
+        helper.make_node(last, ["scores"], [output_name]),
+    ]
+    return save(
+        path,
+        nodes,
+        [(input_name, TensorProto.FLOAT, ["batch", weight.shape[0]])],
+        [(output_name, TensorProto.FLOAT, ["batch", weight.shape[1]])],
+        [("weight", weight.astype(np.float32)), ("bias", bias.astype(np.float32))],
+    )
+
+
+def random_linear(path, seed, *, features=6, classes=4, scale=2.0, **options):
+    """A seeded linear teacher; returns its weight and bias in float64."""
+    random = np.random.default_rng(seed)
+    weight = (random.normal(size=(features, classes)) * scale).astype(np.float32)
+    bias = random.normal(size=classes).astype(np.float32)
+    linear(path, weight, bias, **options)
+    return weight.astype(np.float64), bias.astype(np.float64)
+
+
+def log_softmax(scores):
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def two_inputs(path):
+    """Logits ``(2 * image summed over its rows + number + (text == "yes")) * (1, -1, 0.5)``."""
+    nodes = [
+        helper.make_node("ReduceSum", ["image", "axis"], ["summed"], keepdims=0),
+        helper.make_node("Mul", ["summed", "two"], ["doubled"]),
+        helper.make_node("Cast", ["number"], ["float_number"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["float_number", "axis"], ["column"]),
+        helper.make_node("Equal", ["text", "yes"], ["same"]),
+        helper.make_node("Cast", ["same"], ["float_same"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["doubled", "column"], ["one"]),
+        helper.make_node("Add", ["one", "float_same"], ["two_"]),
+        helper.make_node("Mul", ["two_", "scale"], ["logits"]),
+    ]
+    return save(
+        path,
+        nodes,
+        [
+            ("image", TensorProto.FLOAT, ["batch", 2, 3]),
+            ("number", TensorProto.INT64, ["batch"]),
+            ("text", TensorProto.STRING, ["batch", 1]),
+        ],
+        [("logits", TensorProto.FLOAT, ["batch", 3])],
+        [
+            ("axis", np.array([1])),
+            ("two", np.array(2, dtype=np.float32)),
+            ("yes", np.array(["yes"], dtype=object)),
+            ("scale", np.array([1, -1, 0.5], dtype=np.float32)),
+        ],
+    )
+
+
+def moody(path):
+    """Logits like ``linear``, but NaN where the first pixel is above 100, and raising where it is above 1000.
+
+    It raises by gathering an index that is out of range.
+    """
+    nodes = [
+        helper.make_node("Slice", ["pixels", "zero", "one", "one"], ["first"]),
+        helper.make_node("Greater", ["first", "hundred"], ["nan_here"]),
+        helper.make_node("Where", ["nan_here", "nan", "nothing"], ["noise"]),
+        helper.make_node("ReduceMax", ["first"], ["highest"], keepdims=0),
+        helper.make_node("Greater", ["highest", "thousand"], ["raise_here"]),
+        helper.make_node("Cast", ["raise_here"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["nothing_list", "index"], ["offset"]),
+        helper.make_node("Add", ["pixels", "noise"], ["noisy"]),
+        helper.make_node("Add", ["noisy", "offset"], ["logits"]),
+    ]
+    return save(
+        path,
+        nodes,
+        [("pixels", TensorProto.FLOAT, ["batch", 3])],
+        [("logits", TensorProto.FLOAT, ["batch", 3])],
+        [
+            ("zero", np.array([0])),
+            ("one", np.array([1])),
+            ("hundred", np.array(100, dtype=np.float32)),
+            ("thousand", np.array(1000, dtype=np.float32)),
+            ("nan", np.array(np.nan, dtype=np.float32)),
+            ("nothing", np.array(0, dtype=np.float32)),
+            ("nothing_list", np.array([0], dtype=np.float32)),
+        ],
+    )
