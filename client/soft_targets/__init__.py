@@ -1,1 +1,52 @@
-"""A stub until the first step is committed."""
+"""The student's side of soft-targets: ask a server for soft targets, and train towards them."""
+
+from typing import TYPE_CHECKING, Any
+
+from soft_targets.client import Client, Stats
+from soft_targets.errors import (
+    FailedRows,
+    IncompleteStream,
+    InputError,
+    RequestRefused,
+    ServerUnreachable,
+    SoftTargetsError,
+    TooManyRows,
+    WireError,
+)
+from soft_targets.targets import SoftTargets
+
+if TYPE_CHECKING:
+    from soft_targets.losses import distillation_loss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "FailedRows",
+    "IncompleteStream",
+    "InputError",
+    "RequestRefused",
+    "ServerUnreachable",
+    "SoftTargets",
+    "SoftTargetsError",
+    "Stats",
+    "TooManyRows",
+    "WireError",
+    "__version__",
+    "distillation_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the losses, and with them torch, only when they are asked for."""
+    if name != "distillation_loss":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from soft_targets.losses import distillation_loss  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as exc:
+        if exc.name != "torch":
+            raise
+        raise ImportError(
+            "distillation_loss needs PyTorch: pip install 'soft-targets-client[torch]'", name="torch"
+        ) from exc
+    return distillation_loss

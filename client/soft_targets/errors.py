@@ -1,13 +1,13 @@
 """Every error a trainer can meet.
 
-    SoftTargetsError
-    ├── InputError            what was passed cannot be sent: its name, dtype or shape does not fit
-    │   └── TooManyRows       more rows in one body than its reader allows
-    ├── ServerUnreachable     no answer came: refused, reset or timed out
-    ├── RequestRefused        the server answered with an error: status, code and what to do
-    ├── WireError             the answer is not what the wire format says
-    │   └── IncompleteStream  rows are missing, doubled or foreign, or the stream was cut
-    └── FailedRows            the answer came whole, but some of its rows carry an error
+SoftTargetsError
+├── InputError            what was passed cannot be sent: its name, dtype or shape does not fit
+│   └── TooManyRows       more rows in one body than its reader allows
+├── ServerUnreachable     no answer came: refused, reset or timed out
+├── RequestRefused        the server answered with an error: status, code and what to do
+├── WireError             the answer is not what the wire format says
+│   └── IncompleteStream  rows are missing, doubled or foreign, or the stream was cut
+└── FailedRows            the answer came whole, but some of its rows carry an error
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ class FailedRows(SoftTargetsError):
     """
 
     def __init__(self, errors: Mapping[RowId, tuple[str, str]]) -> None:
-        shown = "; ".join(f"row {row}: {code}: {text}" for row, (code, text) in list(errors.items())[:3])
-        more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
-        super().__init__(f"{len(errors)} row(s) have no soft target: {shown}{more}")
+        said = [f"row {row}: {code}: {text}" for row, (code, text) in errors.items()]
+        more = f" (and {len(said[3:])} more)" if said[3:] else ""
+        super().__init__(f"{len(said)} row(s) have no soft target: {'; '.join(said[:3])}{more}")
         self.errors = dict(errors)

@@ -20,7 +20,7 @@ from service.plans.base import Pair, Plan
 from service.plans.operators import code_digest, resolve
 from service.plans.split import SplitPlan
 from service.teachers.onnx import runtime
-from soft_targets.wire import FORMAT, Layout
+from soft_targets.wire import FORMAT, Layout, classes_digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Ensemble:
         self.name = name
         self.config = config
         self.classes = config.classes
-        self.classes_digest = fingerprint(config.classes)
+        self.classes_digest = classes_digest(config.classes)
         teachers = [open_teacher(name, teacher) for teacher in config.teachers]
         self.inputs = agree_inputs(name, config, teachers)
         self.allow_nan = {key for key, given in (config.inputs or {}).items() if given.allow_nan}

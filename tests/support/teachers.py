@@ -116,3 +116,21 @@ def moody(path):
             ("nothing_list", np.array([0], dtype=np.float32)),
         ],
     )
+
+
+def flattened(path, seed, *, classes, input_name, kind):
+    """A seeded linear teacher over images [3, 32, 32]."""
+    weight = np.random.default_rng(seed).normal(size=(3 * 32 * 32, classes)).astype(np.float32) / 20
+    last = {"logits": "Identity", "probs": "Softmax"}[kind]
+    output = {"logits": "logits", "probs": "probabilities"}[kind]
+    return save(
+        path,
+        [
+            helper.make_node("Flatten", [input_name], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+            helper.make_node(last, ["scores"], [output]),
+        ],
+        [(input_name, TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [(output, TensorProto.FLOAT, ["batch", classes])],
+        [("weight", weight)],
+    )

@@ -1,0 +1,123 @@
+"""Replies, the client's side: nothing is believed that was not checked."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from soft_targets.errors import IncompleteStream, WireError
+from soft_targets.wire.rows import Array
+from soft_targets.wire.writer import FORMAT
+
+
+class ReplyBatch(NamedTuple):
+    """Rows of a reply, as views of its bytes; value columns of error rows hold nothing of meaning."""
+
+    row_ids: pa.Array
+    sources: list[str]
+    errors: list[tuple[str, str] | None]
+    log_probs: Array  # float32 [n, C] or [n, k]
+    indices: Array | None  # int32 [n, k]
+    tail_log_mass: Array | None  # float32 [n]
+
+
+class Closing(NamedTuple):
+    """What the closing batch says."""
+
+    rows: int
+    failed: int
+
+
+def read_reply(source: Any) -> tuple[dict[str, str], Iterator[ReplyBatch | Closing]]:
+    """Read a reply from bytes or a binary file.
+
+    Returns:
+        The stream's metadata without its prefix, and its batches, the last of them a ``Closing``.
+
+    Raises:
+        WireError: the bytes are not a reply of this format version.
+        IncompleteStream: (from the iterator) the stream ended without its closing batch.
+    """
+    try:
+        reader = pa.ipc.open_stream(source)
+    except (pa.ArrowException, OSError) as exc:
+        raise WireError(f"the answer is not an Arrow IPC stream: {exc}") from None
+    try:
+        metadata = {
+            key.decode().removeprefix("soft_targets."): value.decode()
+            for key, value in (reader.schema.metadata or {}).items()
+            if key.startswith(b"soft_targets.")
+        }
+        fits = _is_reply(reader.schema)
+    except UnicodeDecodeError as exc:
+        raise WireError(f"the answer's schema is not UTF-8: {exc}") from None
+    if metadata.get("format") != FORMAT:
+        raise WireError(f"the answer has format {metadata.get('format')!r}, this client reads {FORMAT!r}")
+    if not fits:
+        raise WireError(f"the answer's columns are not those of a reply: {reader.schema.names}")
+    return metadata, _reply_batches(reader)
+
+
+def _reply_batches(reader: pa.RecordBatchReader) -> Iterator[ReplyBatch | Closing]:
+    while True:
+        try:
+            batch, custom = reader.read_next_batch_with_custom_metadata()
+            batch.validate(full=True)  # what follows trusts offsets and indices
+        except StopIteration:
+            raise IncompleteStream("the answer ended without its closing batch: the stream was cut") from None
+        except (pa.ArrowException, OSError) as exc:
+            raise IncompleteStream(f"the answer broke off: {exc}") from None
+        if custom is not None and custom.get(b"complete") == b"true":
+            yield _closing(custom)
+            return
+        yield _read_batch(batch)
+
+
+def _is_reply(schema: pa.Schema) -> bool:
+    types = dict(zip(schema.names, schema.types, strict=True))
+    values = {"log_probs": pa.float32()} | ({"indices": pa.int32()} if "indices" in types else {})
+    return (
+        len(types) == len(schema.names)
+        and types.get("row_id") in (pa.uint64(), pa.string())
+        and types.get("source") == pa.dictionary(pa.int8(), pa.string())
+        and types.get("error_code") == types.get("error") == pa.string()
+        and ("indices" not in types or types.get("tail_log_mass") == pa.float32())
+        and all(
+            name in types and pa.types.is_fixed_size_list(types[name]) and types[name].value_type == value
+            for name, value in values.items()
+        )
+    )
+
+
+def _closing(custom: Mapping[bytes, bytes]) -> Closing:
+    try:
+        return Closing(int(custom[b"rows"]), int(custom[b"failed"]))
+    except (KeyError, ValueError):
+        raise WireError(
+            "the closing batch does not say how many rows there are and how many failed"
+        ) from None
+
+
+def _read_batch(batch: pa.RecordBatch) -> ReplyBatch:
+    def matrix(name: str) -> Array:
+        column = batch[name]
+        width = column.type.list_size
+        # `values` ignores offset and length, `flatten` drops null rows: slice by hand.
+        flat = column.values.slice(column.offset * width, len(column) * width)
+        return flat.to_numpy(zero_copy_only=False).reshape(len(column), width)  # type: ignore[no-any-return]
+
+    codes, texts = batch["error_code"].to_pylist(), batch["error"].to_pylist()
+    sparse = "indices" in batch.schema.names
+    sources = batch["source"].to_pylist()
+    if batch["log_probs"].is_null().to_pylist() != [source in ("error", "absent") for source in sources]:
+        raise WireError("a batch of the answer has no value where it promises one, or the reverse")
+    return ReplyBatch(
+        row_ids=batch["row_id"],
+        sources=sources,
+        errors=[
+            None if code is None else (code, text or "") for code, text in zip(codes, texts, strict=True)
+        ],
+        log_probs=matrix("log_probs"),
+        indices=matrix("indices") if sparse else None,
+        tail_log_mass=batch["tail_log_mass"].to_numpy(zero_copy_only=False) if sparse else None,
+    )

@@ -1,0 +1,176 @@
+"""Replies, the server's side: values as bytes, and groups of rows as record batches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from soft_targets.wire.rows import Array
+
+FORMAT = "1"
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+SOURCES = ("hit", "opinions", "miss", "coalesced", "absent", "error")
+
+
+class Layout(NamedTuple):
+    """How one row's value is laid out as bytes: what the cache keeps and the stream carries.
+
+    Dense: ``classes`` float32 log-probabilities. Sparse: ``top_k`` int32 indices, as many float32
+    log-probabilities, and the float32 log of the mass of all other classes.
+    """
+
+    classes: int
+    top_k: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one value."""
+        return 4 * self.classes if self.top_k is None else 8 * self.top_k + 4
+
+    def pack(self, log_probs: Array, indices: Array | None = None, tail: Array | None = None) -> list[bytes]:
+        """Values of a batch.
+
+        Args:
+            log_probs: float32 ``[B, C]`` or ``[B, k]``.
+            indices: int32 ``[B, k]`` where sparse.
+            tail: float32 ``[B]`` where sparse.
+        """
+        rows = len(log_probs)
+        flat = np.ascontiguousarray(log_probs, dtype="<f4")
+        if indices is not None and tail is not None:
+            flat = np.concatenate(
+                [indices.astype("<i4").view("<f4"), flat, tail.astype("<f4").reshape(rows, 1)], axis=1
+            )
+        data, size = flat.tobytes(), self.row_bytes
+        return [data[row * size : (row + 1) * size] for row in range(rows)]
+
+    def unpack(self, data: bytes) -> tuple[Array, Array | None, Array | None]:
+        """Joined values back to ``log_probs, indices, tail``; the last two are None where dense."""
+        if self.top_k is None:
+            return np.frombuffer(data, "<f4").reshape(-1, self.classes), None, None
+        flat, k = np.frombuffer(data, "<f4").reshape(-1, 2 * self.top_k + 1), self.top_k
+        return flat[:, k : 2 * k], flat[:, :k].view("<i4"), flat[:, 2 * k]
+
+    def fields(self) -> list[pa.Field]:
+        """The value columns."""
+        if self.top_k is None:
+            return [pa.field("log_probs", pa.list_(pa.float32(), self.classes))]
+        return [
+            pa.field("indices", pa.list_(pa.int32(), self.top_k)),
+            pa.field("log_probs", pa.list_(pa.float32(), self.top_k)),
+            pa.field("tail_log_mass", pa.float32()),
+        ]
+
+
+class ReplyWriter:
+    """Writes one reply, a group of rows at a time; every method returns bytes to send."""
+
+    def __init__(self, layout: Layout, *, row_id_type: pa.DataType, metadata: Mapping[str, str]) -> None:
+        self._layout = layout
+        self._schema = pa.schema(
+            [
+                pa.field("row_id", row_id_type, nullable=False),
+                pa.field("source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+                pa.field("error_code", pa.string()),
+                pa.field("error", pa.string()),
+                pa.field("missing_teachers", pa.list_(pa.string()), nullable=False),
+                *layout.fields(),
+            ],
+            metadata={f"soft_targets.{key}": value for key, value in metadata.items()},
+        )
+        self._sink = _Sink()
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), self._schema)
+        self.rows = 0
+        self.failed = 0
+
+    def group(
+        self,
+        row_ids: pa.Array,
+        sources: Sequence[str],
+        values: Sequence[bytes | None],
+        errors: Sequence[tuple[str, str] | None],
+    ) -> Iterator[bytes]:
+        """Rows that are finished, cut into record batches of at most 4 MiB (or one row).
+
+        Args:
+            row_ids: uint64 or utf8 ``[n]``.
+            sources: n of ``SOURCES``.
+            values: n values of the layout, None on error and absent rows.
+            errors: n of (code, message), or None.
+        """
+        step = max(1, MAX_BATCH_BYTES // (self._layout.row_bytes + 256))
+        for start in range(0, len(row_ids), step):
+            part = slice(start, start + step)
+            batch = self._batch(row_ids[part], sources[part], values[part], errors[part])
+            self.rows += batch.num_rows
+            self.failed += sum(error is not None for error in errors[part])
+            self._writer.write_batch(batch)
+            yield self._sink.take()
+
+    def close(self) -> bytes:
+        """The closing batch, which tells a whole stream from a cut one."""
+        closing = {"rows": str(self.rows), "failed": str(self.failed), "complete": "true"}
+        self._writer.write_batch(self._empty(), closing)
+        self._writer.close()
+        return self._sink.take()
+
+    def _empty(self) -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays(
+            [pa.array([], field.type) for field in self._schema], schema=self._schema
+        )
+
+    def _batch(
+        self,
+        row_ids: pa.Array,
+        sources: Sequence[str],
+        values: Sequence[bytes | None],
+        errors: Sequence[tuple[str, str] | None],
+    ) -> pa.RecordBatch:
+        rows = len(row_ids)
+        absent = [value is None for value in values]
+        nulls = pa.array(absent) if any(absent) else None
+        filler = bytes(self._layout.row_bytes)
+        log_probs, indices, tail = self._layout.unpack(b"".join(value or filler for value in values))
+        columns = [
+            row_ids,
+            pa.DictionaryArray.from_arrays(
+                pa.array([SOURCES.index(source) for source in sources], pa.int8()), pa.array(SOURCES)
+            ),
+            pa.array([error and error[0] for error in errors], pa.string()),
+            pa.array([error and error[1] for error in errors], pa.string()),
+            pa.array([[]] * rows, pa.list_(pa.string())),
+        ]
+        for name, column in (("indices", indices), ("log_probs", log_probs), ("tail_log_mass", tail)):
+            if column is None:
+                continue
+            flat = pa.array(np.ascontiguousarray(column).reshape(-1))
+            if name == "tail_log_mass":
+                columns.append(pa.array(tail, mask=np.array(absent)))
+            else:
+                width = column.shape[1]
+                columns.append(pa.FixedSizeListArray.from_arrays(flat, width, mask=nulls))
+        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+
+class _Sink:
+    """A file that hands over what was written to it, piece by piece."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def take(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)

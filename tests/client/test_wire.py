@@ -1,0 +1,735 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from blake3 import blake3
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from soft_targets import wire
+from soft_targets.wire import (
+    DTYPES,
+    Closing,
+    IncompleteStream,
+    InputError,
+    Layout,
+    ReplyWriter,
+    TensorSpec,
+    TooManyRows,
+    WireError,
+    cast,
+    decode_request,
+    default_row_ids,
+    encode_request,
+    read_reply,
+    row_digests,
+    row_id_array,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NUMBERS = [dtype for dtype in DTYPES if dtype != "utf8"]
+INTEGERS = [dtype for dtype in NUMBERS if dtype[1] in "iu"]
+FLOATS = [dtype for dtype in NUMBERS if dtype[1] == "f"]
+
+quick = settings(
+    max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+# ---------------------------------------------------------------------------------------------------- cast
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 3)])
+def test_what_has_the_dtype_already_stays_as_it_is(dtype, shape):
+    values = np.ones(shape, dtype)
+    result = cast(values, dtype, name="x")
+    assert result.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(result, values)
+    assert result.shape == shape
+    assert result.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_byte_order_and_memory_order_are_brought_into_line(dtype):
+    values = np.asfortranarray(np.arange(6).reshape(2, 3) % 2).astype(np.dtype(dtype).newbyteorder(">"))
+    result = cast(values, dtype, name="x")
+    assert result.dtype.str == dtype
+    assert result.flags.c_contiguous
+    np.testing.assert_array_equal(result, values)
+
+
+def may(source, target):
+    """The table: what kinds may become what."""
+    kinds = source[1] + target[1]
+    return kinds == "bb" or (source[1] in "iu" and target[1] in "iuf") or kinds == "ff"
+
+
+@pytest.mark.parametrize("source", NUMBERS)
+@pytest.mark.parametrize("target", NUMBERS)
+def test_which_kinds_may_become_which(source, target):
+    values = np.array([0, 1], source)
+    if may(source, target):
+        result = cast(values, target, name="x")
+        assert result.dtype.str == target
+        np.testing.assert_array_equal(result, [0, 1])
+    else:
+        with pytest.raises(InputError, match=f"input 'x': .* cannot become {target.replace('|', '.')}"):
+            cast(values, target, name="x")
+
+
+@pytest.mark.parametrize("source", INTEGERS)
+@pytest.mark.parametrize("target", INTEGERS)
+def test_integers_at_the_ends_of_their_range(source, target):
+    limits = np.iinfo(target)
+    for value in (np.iinfo(source).min, np.iinfo(source).max):
+        values = np.array([0, value], source)
+        if limits.min <= value <= limits.max:
+            assert cast(values, target, name="x")[1] == value
+        else:
+            with pytest.raises(InputError, match=rf"{value} at \[1\] cannot be kept"):
+                cast(values, target, name="x")
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "target", "kept"),
+    [
+        ("<i4", 2**24, "<f4", True),
+        ("<i4", 2**24 + 1, "<f4", False),
+        ("<i4", -(2**24) - 1, "<f4", False),
+        ("<i4", 2**24 + 2, "<f4", True),
+        ("<i4", 2**31 - 1, "<f8", True),
+        ("<i8", 2**53 + 1, "<f8", False),
+        ("<i8", -(2**63), "<f8", True),
+        ("<i8", -(2**63), "<f4", True),
+        ("<u8", 2**64 - 1, "<f8", False),
+        ("<u8", 2**63, "<f4", True),
+        ("<u2", 2048, "<f2", True),
+        ("<u2", 2049, "<f2", False),
+        ("<u2", 65504, "<f2", True),
+        ("<u2", 65535, "<f2", False),
+        ("<f8", 1e300, "<f4", False),
+        ("<f8", -1e300, "<f4", False),
+        ("<f8", 0.1, "<f4", True),
+        ("<f8", 1e-300, "<f4", True),
+        ("<f8", np.inf, "<f2", True),
+        ("<f4", np.nan, "<f2", True),
+        ("<f4", 65504.0, "<f2", True),
+        ("<f4", 65520.0, "<f2", False),
+        ("<f2", 65504.0, "<f8", True),
+    ],
+)
+def test_values_survive_or_are_refused(source, value, target, kept):
+    values = np.array([[0, value]], source)
+    if kept:
+        result = cast(values, target, name="x")[0, 1]
+        assert result == value or np.isnan(value) or np.isclose(result, value, rtol=1e-3, atol=1e-30)
+        assert source[1] == "f" or int(result) == value
+    else:
+        with pytest.raises(InputError, match=r"at \[0, 1\] cannot be kept as"):
+            cast(values, target, name="x")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "message"),
+    [
+        ([None, 1.0], "<f4", r"None at \[0\] is not a number"),
+        ([1.0, "a"], "<f4", "is not a number"),
+        ([1j], "<f4", "not a number"),
+        ([2**70], "<f4", "not a number"),
+        (np.datetime64("2026-01-01"), "<i8", "not a number"),
+        ([[1], [1, 2]], "<i8", "differ in shape"),
+        (["a", 1], "utf8", r"1 at \[1\] is not text"),
+        (["a", None], "utf8", r"None at \[1\] is not text"),
+        ([b"a"], "utf8", "is not text"),
+        ([1, 2], "utf8", "is not text"),
+        (["a", "\ud800"], "utf8", r"text at \[1\] is not valid Unicode"),
+    ],
+)
+def test_what_is_no_number_or_no_text(values, dtype, message):
+    with pytest.raises(InputError, match=message):
+        cast(values, dtype, name="x")
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "é", ""], np.array(["a", "é", ""]), np.array(["a", "é", ""], object)]
+)
+def test_text_stays_text(values):
+    result = cast(values, "utf8", name="x")
+    assert result.dtype == object
+    assert result.tolist() == ["a", "é", ""]
+
+
+# ------------------------------------------------------------------------------------------------- digests
+
+
+def u32(number):
+    return number.to_bytes(4, "little")
+
+
+def u64(number):
+    return number.to_bytes(8, "little")
+
+
+VECTORS = [
+    (
+        {"x": TensorSpec("<f4", (2,))},
+        {"x": np.array([[1.0, -2.0]], "<f4")},
+        b"st-row\x01"
+        + u32(1)
+        + b"x"
+        + u32(3)
+        + b"<f4"
+        + b"\x01"
+        + u64(2)
+        + u64(8)
+        + b"\0\0\x80\x3f\0\0\0\xc0",
+        "06fe69699fd45e9b1700abfa303bcd1cda87055706d5e7e60fd838e174651119",
+    ),
+    (
+        {"größe": TensorSpec("<i8", ()), "image": TensorSpec("|u1", (2, 1))},
+        {"größe": np.array([258], "<i8"), "image": np.array([[[7], [9]]], "|u1")},
+        b"st-row\x01"
+        + (u32(7) + "größe".encode() + u32(3) + b"<i8" + b"\x00" + u64(8) + b"\x02\x01\0\0\0\0\0\0")
+        + (u32(5) + b"image" + u32(3) + b"|u1" + b"\x02" + u64(2) + u64(1) + u64(2) + b"\x07\x09"),
+        "d275421be7b862fb9af8371cc09afa8d9b73ce424fda626fcce0d0c232008cc4",
+    ),
+    (
+        {"text": TensorSpec("utf8", ())},
+        {"text": np.array(["né"], object)},
+        b"st-row\x01" + u32(4) + b"text" + u32(4) + b"utf8" + b"\x00" + u64(3) + b"n\xc3\xa9",
+        "da69ad867be97d195e006b0686bec24e44d4ba68f32f4d5205bb35eba0cb426f",
+    ),
+    (
+        {"text": TensorSpec("utf8", ()), "flag": TensorSpec("|b1", ())},
+        {"text": np.array([""], object), "flag": np.array([True])},
+        b"st-row\x01"
+        + (u32(4) + b"text" + u32(4) + b"utf8" + b"\x00" + u64(0))
+        + (u32(4) + b"flag" + u32(3) + b"|b1" + b"\x00" + u64(1) + b"\x01"),
+        "cd69ca574841f629b89d9e1d3522103d690326b71a4efac35a73d15d163525e4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("specs", "inputs", "said", "pinned"), VECTORS)
+def test_golden_digests(specs, inputs, said, pinned):
+    [digest] = row_digests(inputs, specs)
+    assert digest == blake3(said).digest()
+    assert digest.hex() == pinned
+
+
+def test_digests_go_row_by_row_and_in_the_ensembles_order():
+    specs = {"a": TensorSpec("<f4", (2,)), "b": TensorSpec("<i4", ())}
+    a, b = np.arange(6, dtype="<f4").reshape(3, 2), np.array([1, 2, 3], "<i4")
+    whole = row_digests({"b": b, "a": a}, specs)
+    assert len(set(whole)) == 3
+    assert whole == [row_digests({"a": a[i : i + 1], "b": b[i : i + 1]}, specs)[0] for i in range(3)]
+    assert whole != row_digests({"a": a, "b": b}, dict(reversed(specs.items())))
+    np.testing.assert_array_equal(whole[::-1], row_digests({"a": a[::-1], "b": b[::-1]}, specs))
+
+
+def test_digests_do_not_confuse_dtypes_shapes_names_or_text_boundaries():
+    rows = np.zeros((1, 4), "<f4")
+    said = [
+        row_digests({"x": rows}, {"x": TensorSpec("<f4", (4,))}),
+        row_digests({"x": rows.reshape(1, 2, 2)}, {"x": TensorSpec("<f4", (2, 2))}),
+        row_digests({"x": rows.view("<i4")}, {"x": TensorSpec("<i4", (4,))}),
+        row_digests({"y": rows}, {"y": TensorSpec("<f4", (4,))}),
+    ]
+    text = {"a": TensorSpec("utf8", ()), "b": TensorSpec("utf8", ())}
+    for a, b in (("xy", ""), ("x", "y"), ("", "xy")):
+        said.append(row_digests({"a": np.array([a], object), "b": np.array([b], object)}, text))
+    assert len({digest for [digest] in said}) == 7
+
+
+# ------------------------------------------------------------------------------------------------ requests
+
+SPECS = {
+    "image": TensorSpec("<f4", (2, 3)),
+    "size": TensorSpec("<i8", ()),
+    "text": TensorSpec("utf8", ()),
+    "mask": TensorSpec("|b1", (2,)),
+}
+
+
+def example(rows):
+    return {
+        "image": np.arange(rows * 6, dtype="<f4").reshape(rows, 2, 3),
+        "size": np.arange(rows, dtype="<i8"),
+        "text": np.array([f"é{i}" for i in range(rows)], object),
+        "mask": np.arange(rows * 2).reshape(rows, 2) % 3 == 0,
+    }
+
+
+def check(got, expected):
+    assert list(got) == list(expected)
+    for name, values in expected.items():
+        assert got[name].dtype == values.dtype
+        np.testing.assert_array_equal(got[name], values)
+
+
+def test_a_request_round_trip():
+    ids, inputs = decode_request(
+        encode_request(example(4), row_id_array(["a", "b", "c", "d"])), SPECS, max_rows=4
+    )
+    assert ids.to_pylist() == ["a", "b", "c", "d"]
+    check(inputs, example(4))
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1, 3)])
+def test_every_dtype_and_shape_travels(dtype, shape):
+    values = (np.arange(4 * int(np.prod(shape))).reshape(4, *shape) % 2).astype(dtype)
+    ids, inputs = decode_request(
+        encode_request({"x": values}, default_row_ids(4)), {"x": TensorSpec(dtype, shape)}, max_rows=4
+    )
+    assert ids.to_pylist() == [0, 1, 2, 3]
+    check(inputs, {"x": values})
+
+
+def test_sliced_and_strided_arrays_travel():
+    whole = example(9)
+    part = {name: values[2:7] for name, values in whole.items()}
+    check(decode_request(encode_request(part, default_row_ids(9)[2:7]), SPECS, max_rows=9)[1], part)
+    every_other = {name: values[::2] for name, values in whole.items()}
+    check(decode_request(encode_request(every_other, default_row_ids(5)), SPECS, max_rows=9)[1], every_other)
+
+
+def stream(*batches, schema=None, compression=None):
+    sink = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, schema or batches[0].schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def fixed(values, kind, width):
+    return pa.array(values, pa.list_(kind, width))
+
+
+X = {"x": TensorSpec("<f4", (2,))}
+
+
+def test_other_peoples_requests_fixed_size_lists_many_batches_and_no_ids():
+    batches = [pa.record_batch({"x": fixed([[i, i + 0.5]], pa.float32(), 2)}) for i in range(5)]
+    ids, inputs = decode_request(stream(*batches), X, max_rows=5)
+    assert ids.to_pylist() == list(range(5))
+    assert ids.type == pa.uint64()
+    check(inputs, {"x": np.array([[i, i + 0.5] for i in range(5)], "<f4")})
+
+
+def test_nested_lists_slices_of_batches_and_wider_dtypes():
+    specs = {"x": TensorSpec("<f4", (2, 2))}
+    values = np.arange(20, dtype=np.float64).reshape(5, 2, 2)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 2)
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(flat, 2), "row_id": pa.array(range(5))})
+    ids, inputs = decode_request(stream(batch[1:3], batch[4:]), specs, max_rows=5)
+    assert ids.to_pylist() == [1, 2, 4]
+    check(inputs, {"x": values[[1, 2, 4]].astype("<f4")})
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_text_of_either_size(kind):
+    body = stream(pa.record_batch({"t": pa.array(["a", "é"], kind), "row_id": pa.array(["x", "y"], kind)}))
+    ids, inputs = decode_request(body, {"t": TensorSpec("utf8", ())}, max_rows=2)
+    assert ids.type == pa.string()
+    assert inputs["t"].tolist() == ["a", "é"]
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_compressed_bodies(compression):
+    values = np.zeros((100, 2), "<f4")
+    batch = pa.record_batch({"x": fixed(values.tolist(), pa.float32(), 2)})
+    body = stream(batch, compression=compression)
+    assert len(body) < len(stream(batch))
+    check(decode_request(body, X, max_rows=100)[1], {"x": values})
+
+
+def test_no_rows():
+    schema = pa.schema({"x": pa.list_(pa.float32(), 2)})
+    ids, inputs = decode_request(stream(schema=schema), X, max_rows=1)
+    assert len(ids) == 0
+    assert inputs == {}
+
+
+ONE = fixed([[1, 2]], pa.float32(), 2)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"y": ONE}, r"missing: x; unknown: y\); this ensemble takes x"),
+        ({"x": ONE, "y": ONE}, "unknown: y"),
+        ({"x": fixed([[1, 2, 3]], pa.float32(), 3)}, r"shape \[3\], it takes <f4 of shape \[2\]"),
+        ({"x": pa.array([1.0], pa.float32())}, r"rows have shape \[\]"),
+        ({"x": fixed([None], pa.float32(), 2)}, "holds null"),
+        ({"x": fixed([[1, None]], pa.float32(), 2)}, "holds null"),
+        ({"x": fixed([[1e300, 0]], pa.float64(), 2)}, "cannot be kept as <f4"),
+        ({"x": fixed([[True, False]], pa.bool_(), 2)}, "bool cannot become <f4"),
+        ({"x": pa.array([[1.0, 2.0]])}, "cannot be read as <f4"),
+        ({"x": fixed([["1", "2"]], pa.string(), 2)}, "not a number"),
+        ({"x": pa.array([1.0]).dictionary_encode()}, "cannot be read as"),
+        ({"x": ONE, "row_id": pa.array([-1])}, "non-negative"),
+        ({"x": ONE, "row_id": pa.array([1.5])}, "non-negative integers or all text"),
+        ({"x": ONE, "row_id": pa.array([None], pa.string())}, "null"),
+    ],
+)
+def test_requests_that_do_not_fit(batch, message):
+    with pytest.raises(InputError, match=message):
+        decode_request(stream(pa.record_batch(batch)), X, max_rows=9)
+
+
+def test_a_doubled_row_id_and_a_doubled_column():
+    two = fixed([[1, 2]] * 2, pa.float32(), 2)
+    with pytest.raises(InputError, match=r"more than once: \[7\]"):
+        decode_request(stream(pa.record_batch({"x": two, "row_id": pa.array([7, 7])})), X, max_rows=9)
+    schema = pa.schema([pa.field("x", two.type)] * 2)
+    with pytest.raises(InputError, match="stands twice"):
+        decode_request(stream(pa.record_batch([two, two], schema=schema)), X, max_rows=9)
+
+
+def test_too_many_rows_are_refused_before_they_are_all_read():
+    with pytest.raises(TooManyRows, match="more than 3 rows"):
+        decode_request(encode_request(example(4), default_row_ids(4)), SPECS, max_rows=3)
+
+
+def test_a_request_cut_anywhere_is_refused_or_whole():
+    body = encode_request({"x": np.ones((2, 2), "<f4")}, default_row_ids(2))
+    for length in range(len(body)):
+        try:
+            ids, _ = decode_request(body[:length], X, max_rows=9)
+        except InputError:
+            continue
+        # An Arrow stream may end at a batch boundary; HTTP's own length tells such a cut.
+        assert len(ids) in (0, 2)
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_noise_is_refused(body):
+    with pytest.raises(InputError):
+        decode_request(body, X, max_rows=9)
+    with pytest.raises(WireError):
+        read_reply(body)
+
+
+@quick
+@given(st.data())
+def test_any_request_comes_back_as_it_went(data):
+    rows = data.draw(st.integers(1, 5))
+    specs, inputs = {}, {}
+    for name in data.draw(
+        st.lists(st.from_regex(r"\A[A-Za-z0-9_-]{1,8}\Z"), min_size=1, max_size=3, unique=True)
+    ):
+        dtype = data.draw(st.sampled_from(DTYPES))
+        if dtype == "utf8":
+            texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+            shape, values = (), np.array(data.draw(st.lists(texts, min_size=rows, max_size=rows)), object)
+        else:
+            shape = data.draw(st_numpy.array_shapes(min_dims=0, max_dims=3, max_side=3))
+            values = data.draw(st_numpy.arrays(dtype, (rows, *shape)))
+        specs[name], inputs[name] = TensorSpec(dtype, shape), values
+    ids = data.draw(
+        st.lists(st.integers(0, 2**64 - 1), min_size=rows, max_size=rows, unique=True)
+        | st.lists(
+            st.text(st.characters(exclude_categories=["Cs"])), min_size=rows, max_size=rows, unique=True
+        )
+    )
+    got_ids, got = decode_request(encode_request(inputs, row_id_array(ids)), specs, max_rows=rows)
+    assert got_ids.to_pylist() == ids
+    check(got, inputs)
+    assert row_digests(got, specs) == row_digests(inputs, specs)
+
+
+# ------------------------------------------------------------------------------------------------- row ids
+
+
+@pytest.mark.parametrize(
+    ("given_ids", "expected"),
+    [
+        (np.array([3, 1], np.int32), [3, 1]),
+        ([2**64 - 1, 0], [2**64 - 1, 0]),
+        (("b", "a"), ["b", "a"]),
+        (pa.array(["b", "a"], pa.large_string()), ["b", "a"]),
+        ([], []),
+    ],
+)
+def test_row_ids(given_ids, expected):
+    if not len(given_ids):
+        with pytest.raises(InputError):
+            row_id_array(given_ids)
+        return
+    array = row_id_array(given_ids)
+    assert array.to_pylist() == expected
+    assert array.type in (pa.uint64(), pa.string())
+
+
+@pytest.mark.parametrize(
+    "bad", [[1, "a"], [1.0], [None], [True], [-1], [2**64], [[1]], ["a", "a"], [b"a"], 3]
+)
+def test_row_ids_that_are_none(bad):
+    with pytest.raises(InputError, match="row ids must be"):
+        row_id_array(bad)
+
+
+# ------------------------------------------------------------------------------------------------- replies
+
+METADATA = {
+    "format": "1",
+    "ensemble": "pets",
+    "fingerprint": "ab" * 32,
+    "temperature": "2.0",
+    "violations": "",
+}
+DENSE = np.log(np.array([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3], [0.125, 0.125, 0.75]], "<f4"))
+ERROR = ("non_finite_input", "input 'x' holds NaN")
+
+
+def dense_pieces():
+    writer = ReplyWriter(Layout(3), row_id_type=pa.string(), metadata=METADATA)
+    values = Layout(3).pack(DENSE)
+    pieces = list(writer.group(pa.array(["a", "é"]), ["hit", "error"], [values[0], None], [None, ERROR]))
+    pieces += writer.group(pa.array(["c"]), ["coalesced"], [values[2]], [None])
+    return [*pieces, writer.close()]
+
+
+def sparse_pieces():
+    layout = Layout(9, 2)
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
+    values = layout.pack(
+        DENSE[:, :2], np.array([[8, 0], [1, 2], [3, 4]], "<i4"), np.array([-1, -2, -np.inf], "<f4")
+    )
+    pieces = list(
+        writer.group(pa.array([5, 2**64 - 1], pa.uint64()), ["miss", "opinions"], values[:2], [None, None])
+    )
+    pieces += writer.group(pa.array([0], pa.uint64()), ["absent"], [None], [None])
+    return [*pieces, writer.close()]
+
+
+def read(source):
+    metadata, batches = read_reply(source)
+    return metadata, list(batches)
+
+
+def check_dense(reply):
+    metadata, (first, second, closing) = reply
+    assert metadata == METADATA
+    assert first.row_ids.to_pylist() == ["a", "é"]
+    assert first.sources == ["hit", "error"]
+    assert first.errors == [None, ERROR]
+    np.testing.assert_array_equal(first.log_probs[0], DENSE[0])
+    assert first.indices is None
+    assert first.tail_log_mass is None
+    assert second.sources == ["coalesced"]
+    np.testing.assert_array_equal(second.log_probs, DENSE[2:])
+    assert closing == Closing(rows=3, failed=1)
+
+
+def check_sparse(reply):
+    metadata, (first, second, closing) = reply
+    assert metadata == METADATA
+    assert first.row_ids.to_pylist() == [5, 2**64 - 1]
+    np.testing.assert_array_equal(first.indices, [[8, 0], [1, 2]])
+    np.testing.assert_array_equal(first.log_probs, DENSE[:2, :2])
+    np.testing.assert_array_equal(first.tail_log_mass, [-1, -2])
+    assert (first.indices.dtype, first.log_probs.dtype, first.tail_log_mass.dtype) == ("<i4", "<f4", "<f4")
+    assert second.sources == ["absent"]
+    assert closing == Closing(rows=3, failed=0)
+
+
+REPLIES = [
+    ("reply-dense.arrows", dense_pieces, check_dense),
+    ("reply-sparse.arrows", sparse_pieces, check_sparse),
+]
+
+
+@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
+def test_golden_replies(name, pieces, check_reply):
+    golden = (GOLDEN / name).read_bytes()
+    check_reply(read(golden))
+    assert b"".join(pieces()) == golden
+
+
+@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
+def test_a_reply_may_be_read_from_a_file(name, pieces, check_reply):  # noqa: ARG001 - the same table
+    check_reply(read(io.BytesIO(b"".join(pieces()))))
+
+
+@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
+def test_a_reply_cut_at_any_byte_is_refused(name, pieces, check_reply):  # noqa: ARG001 - the same table
+    whole = b"".join(pieces())
+    marker = 8  # the end-of-stream marker behind the closing batch says nothing more
+    for length in range(len(whole) - marker):
+        with pytest.raises(WireError):
+            read(whole[:length])
+    for length in range(len(whole) - marker, len(whole)):
+        check_reply(read(whole[:length]))
+
+
+@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
+def test_a_reply_with_a_wrong_bit_never_crashes(name, pieces, check_reply):  # noqa: ARG001 - the same table
+    whole, rng = b"".join(pieces()), np.random.default_rng(0)
+    for _ in range(400):
+        body = bytearray(whole)
+        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
+        try:
+            _, batches = read(bytes(body))
+        except WireError:
+            continue
+        for batch in batches[:-1]:
+            batch.row_ids.to_pylist()
+            np.nan_to_num(batch.log_probs)
+
+
+def test_an_arrow_stream_that_merely_ends_is_a_cut_one():
+    pieces = dense_pieces()
+    _, batches = read_reply(b"".join(pieces[:-1]))
+    assert next(batches).sources == ["hit", "error"]
+    assert next(batches).sources == ["coalesced"]
+    with pytest.raises(IncompleteStream, match="without its closing batch"):
+        next(batches)
+
+
+def test_rows_behind_the_closing_batch_are_not_read():
+    metadata, batches = read(b"".join(dense_pieces()) + b"more")
+    check_dense((metadata, batches))
+
+
+def batch_of(schema_change=None, **columns):
+    base = {
+        "row_id": pa.array([1], pa.uint64()),
+        "source": pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), pa.array(wire.SOURCES)),
+        "error_code": pa.array([None], pa.string()),
+        "error": pa.array([None], pa.string()),
+        "log_probs": fixed([[0.0, -1.0]], pa.float32(), 2),
+    }
+    columns = {name: column for name, column in (base | columns).items() if column is not None}
+    metadata = {"soft_targets.format": "1"} | (schema_change or {})
+    return pa.record_batch(columns).replace_schema_metadata(metadata)
+
+
+@pytest.mark.parametrize("missing", ["row_id", "source", "error_code", "error", "log_probs"])
+def test_a_reply_without_a_column(missing):
+    with pytest.raises(WireError, match="columns are not those of a reply"):
+        read_reply(stream(batch_of(**{missing: None})))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"row_id": pa.array([1], pa.int32())},
+        {"source": pa.array(["hit"])},
+        {"log_probs": fixed([[0.0, -1.0]], pa.float64(), 2)},
+        {"log_probs": pa.array([[0.0, -1.0]], pa.list_(pa.float32()))},
+        {"indices": fixed([[0, 1]], pa.int64(), 2), "tail_log_mass": pa.array([0.0], pa.float32())},
+        {"indices": fixed([[0, 1]], pa.int32(), 2)},
+    ],
+)
+def test_a_reply_with_a_column_of_another_type(column):
+    with pytest.raises(WireError, match="columns are not those of a reply"):
+        read_reply(stream(batch_of(**column)))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"log_probs": fixed([None], pa.float32(), 2)},
+        {"source": pa.DictionaryArray.from_arrays(pa.array([5], pa.int8()), pa.array(wire.SOURCES))},
+    ],
+)
+def test_a_value_is_null_exactly_where_a_row_has_none(column):
+    _, batches = read_reply(stream(batch_of(**column)))
+    with pytest.raises(WireError, match="no value where it promises one"):
+        next(batches)
+
+
+def test_a_new_column_does_not_disturb():
+    _, batches = read_reply(stream(batch_of(entropy=pa.array([0.5], pa.float32()))))
+    assert next(batches).sources == ["hit"]
+
+
+@pytest.mark.parametrize("change", [{"soft_targets.format": "2"}, {"soft_targets.format": b"\xff"}])
+def test_another_format(change):
+    with pytest.raises(WireError, match=r"format|UTF-8"):
+        read_reply(stream(batch_of(change)))
+
+
+@pytest.mark.parametrize("said", [{"complete": "true"}, {"complete": "true", "rows": "x", "failed": "0"}])
+def test_a_closing_batch_without_counts(said):
+    sink, batch = io.BytesIO(), batch_of()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch[:0], said)
+    _, batches = read_reply(sink.getvalue())
+    with pytest.raises(WireError, match="does not say how many"):
+        next(batches)
+
+
+def test_batches_stay_below_their_size():
+    layout = Layout(2000)
+    values = layout.pack(np.zeros((1500, 2000), "<f4"))
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
+    pieces = list(writer.group(default_row_ids(1500), ["miss"] * 1500, values, [None] * 1500))
+    assert len(pieces) > 1
+    assert all(len(piece) <= wire.MAX_BATCH_BYTES + 4096 for piece in pieces)
+    _, batches = read(b"".join([*pieces, writer.close()]))
+    assert sum(len(batch.sources) for batch in batches[:-1]) == 1500
+    assert batches[-1] == Closing(1500, 0)
+
+
+def test_a_row_larger_than_a_batch_travels_alone():
+    layout = Layout(wire.MAX_BATCH_BYTES // 4 + 1)
+    value = layout.pack(np.zeros((1, layout.classes), "<f4"))[0]
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
+    assert len(list(writer.group(default_row_ids(2), ["hit"] * 2, [value] * 2, [None] * 2))) == 2
+
+
+@quick
+@given(
+    st.integers(1, 6),
+    st.integers(1, 5),
+    st.data(),
+)
+def test_any_reply_comes_back_as_it_went(rows, classes, data):
+    k = data.draw(st.none() | st.integers(1, classes))
+    width = classes if k is None else k
+    floats = st.floats(allow_nan=False, max_value=0, width=32)
+    log_probs = data.draw(st_numpy.arrays("<f4", (rows, width), elements=floats))
+    indices = None if k is None else data.draw(st_numpy.arrays("<i4", (rows, k)))
+    tail = None if k is None else data.draw(st_numpy.arrays("<f4", rows, elements=floats))
+    sources = data.draw(st.lists(st.sampled_from(wire.SOURCES), min_size=rows, max_size=rows))
+    layout = Layout(classes, k)
+    values = layout.pack(log_probs, indices, tail)
+    assert {len(value) for value in values} == {layout.row_bytes}
+    given_values = [
+        None if source in ("absent", "error") else value
+        for source, value in zip(sources, values, strict=True)
+    ]
+    errors = [ERROR if source == "error" else None for source in sources]
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
+    cut = data.draw(st.integers(0, rows))
+    pieces = []
+    for part in (slice(0, cut), slice(cut, rows)):
+        pieces += writer.group(default_row_ids(rows)[part], sources[part], given_values[part], errors[part])
+    _, (*batches, closing) = read(b"".join([*pieces, writer.close()]))
+    assert closing == Closing(rows, sources.count("error"))
+    assert [row for batch in batches for row in batch.row_ids.to_pylist()] == list(range(rows))
+    assert [source for batch in batches for source in batch.sources] == sources
+    assert [error for batch in batches for error in batch.errors] == errors
+    kept = [value is not None for value in given_values]
+    np.testing.assert_array_equal(np.concatenate([b.log_probs for b in batches])[kept], log_probs[kept])
+    if k is not None:
+        np.testing.assert_array_equal(np.concatenate([b.indices for b in batches])[kept], indices[kept])
+        np.testing.assert_array_equal(np.concatenate([b.tail_log_mass for b in batches])[kept], tail[kept])
+
+
+def test_a_layout_unpacks_what_it_packed():
+    layout = Layout(9, 2)
+    values = layout.pack(DENSE[:, :2], np.arange(6).reshape(3, 2), np.array([-1.0, -np.inf, -2.0]))
+    log_probs, indices, tail = layout.unpack(b"".join(values))
+    np.testing.assert_array_equal(log_probs, DENSE[:, :2])
+    np.testing.assert_array_equal(indices, np.arange(6).reshape(3, 2))
+    np.testing.assert_array_equal(tail, [-1, -np.inf, -2])

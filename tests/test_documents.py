@@ -1,0 +1,86 @@
+"""The documents tell the truth: the README's ensemble is served and its loop trains on it."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import teachers as models
+import torch
+
+from service.config import load
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language):
+    return re.search(rf"```{language}\n(.*?)```", README, re.DOTALL).group(1)
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory, start):
+    """The README's configuration, beside models of the names it uses."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "models").mkdir()
+    models.flattened(folder / "models" / "convnet.onnx", 1, classes=3, input_name="image", kind="logits")
+    models.flattened(folder / "models" / "forest.onnx", 2, classes=5, input_name="X", kind="probs")
+    path = folder / "animals.yaml"
+    path.write_text("server: {port: 0}\n" + block("yaml"))
+    return start(path)
+
+
+def test_the_readme_s_ensemble_is_served_and_its_loop_trains(animals):
+    images = torch.rand(40, 3, 32, 32)
+    labels = torch.randint(3, (40,))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=8)
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+    before = student[1].weight.detach().clone()
+    names = {
+        "loader": loader,
+        "student": student,
+        "optimiser": torch.optim.SGD(student.parameters(), lr=0.1),
+    }
+    code = block("python").replace("http://127.0.0.1:8000", animals.url)
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is what is tested
+    assert not torch.equal(before, student[1].weight)
+    assert names["client"].stats.rows == 120
+    assert names["client"].stats.rows_by_source["miss"] == 40
+    assert names["client"].stats.rows_by_source["hit"] == 80
+
+
+def test_the_readme_names_every_key_that_is_supported(tmp_path):
+    path = tmp_path / "animals.yaml"
+    path.write_text(block("yaml"))
+    settings = load(path)
+    words = set(re.findall(r"\w+", README))
+
+    def names(model):
+        for name in type(model).model_fields:
+            yield name
+            value = getattr(model, name)
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+            )
+            for inner in values:
+                if hasattr(type(inner), "model_fields"):
+                    yield from names(inner)
+
+    missing = set(names(settings)) - words
+    assert not missing
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "client" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_wire_document_lists_the_row_codes_that_exist():
+    sources = "".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    document = (ROOT / "docs" / "wire.md").read_text()
+    codes = re.search(r"Row error codes: (.*?)\.\n", document, re.DOTALL).group(1)
+    for code in re.findall(r"`(\w+)`", codes):
+        assert f'"{code}"' in sources
+    assert np.float32(np.log(2.0**-126)) < -87
