@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import service
-from service.errors import ConfigError
+from service.errors import ConfigError, ServiceError
 
 app = typer.Typer(
     help="Fuse several teacher models into one trustworthy soft target per input.",
@@ -94,10 +94,14 @@ def demo(
     """Train teachers, serve them, and distil a student from them over HTTP: the main job on real data."""
     try:
         from service.demo import run  # noqa: PLC0415 - a command loads what it needs
+        from service.demo.data import MissingDataset  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         text = f"the demo needs {exc.name}: pip install 'soft-targets[cpu,demo]'"
         raise _fail(text, code=3) from None
-    run.main(dataset.value, out)
+    try:
+        run.main(dataset.value, out)
+    except ServiceError as exc:
+        raise _fail(str(exc), code=3 if isinstance(exc, MissingDataset) else 2) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

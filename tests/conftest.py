@@ -22,7 +22,8 @@ ensembles:
     inputs: {pixels: {dtype: float32, shape: [6]}}
     classes: [ant, bee, cat, dog]
     teachers:
-      - {name: logits, model: logits.onnx, output: {name: logits, kind: logits}, temperature: 1.5, weight: 0.5}
+      - {name: logits, model: logits.onnx, output: {name: logits, kind: logits}, weight: 0.5,
+         temperature: 1.5}
       - {name: probs, model: probs.onnx, inputs: {X: pixels}, output: {kind: probs}, weight: 0.3,
          classes: [dog, cat, bee, ant]}
       - {name: merged, model: merged.onnx, inputs: {rows: pixels}, output: {kind: log_probs}, weight: 0.2,

@@ -42,7 +42,7 @@ def test_the_readme_s_ensemble_is_served_and_its_loop_trains(animals):
         "optimiser": torch.optim.SGD(student.parameters(), lr=0.1),
     }
     code = block("python").replace("http://127.0.0.1:8000", animals.url)
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is what is tested
+    exec(compile(code, "README.md", "exec"), names)
     assert not torch.equal(before, student[1].weight)
     assert names["client"].stats.rows == 120
     assert names["client"].stats.rows_by_source["miss"] == 40

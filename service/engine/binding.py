@@ -140,9 +140,7 @@ def _check_feed(where: str, wants: GraphInput, gets: TensorSpec) -> None:
     if "utf8" in (wants.dtype, gets.dtype) or not (
         np.can_cast(gets.dtype, wants.dtype, "safe") or (wants.dtype[1] == gets.dtype[1] == "f")
     ):
-        raise TeacherError(
-            f"{where} takes {wants.dtype}, but the ensemble's {gets.dtype} cannot become that"
-        )
+        raise TeacherError(f"{where} takes {wants.dtype}, but the ensemble's {gets.dtype} cannot become that")
 
 
 def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> None:

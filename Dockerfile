@@ -1,0 +1,21 @@
+# docker build --build-arg RUNTIME=cpu -t soft-targets .     (or RUNTIME=gpu)
+FROM python:3.12-slim-bookworm AS build
+ARG RUNTIME=cpu
+WORKDIR /source
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY client client
+COPY operators operators
+COPY service service
+RUN python -m venv /opt/soft-targets \
+    && /opt/soft-targets/bin/python -m pip install --no-cache-dir -c constraints.txt ./client ".[${RUNTIME}]"
+
+FROM python:3.12-slim-bookworm
+RUN useradd --system --no-create-home soft-targets
+COPY --from=build /opt/soft-targets /opt/soft-targets
+ENV PATH=/opt/soft-targets/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    SOFT_TARGETS__SERVER__HOST=0.0.0.0
+USER soft-targets
+EXPOSE 8000
+ENTRYPOINT ["soft-targets"]
+CMD ["serve", "/ensembles/ensembles.yaml"]

@@ -1,0 +1,25 @@
+"""The configuration: one YAML 1.2 file, strict, read once into frozen values.
+
+    settings = load(Path("ensembles.yaml"))
+
+Every key can be overridden by an environment variable: ``SOFT_TARGETS__SERVER__PORT=9000``. Paths are
+relative to the file. An unknown key is refused with the nearest known one, and a key whose feature is not
+there yet is refused by name.
+"""
+
+from service.config.ensemble import Ensemble, Input, Output, Teacher
+from service.config.settings import Cache, Limits, Server, Settings, load
+from service.config.values import TEMPERATURES
+
+__all__ = [
+    "TEMPERATURES",
+    "Cache",
+    "Ensemble",
+    "Input",
+    "Limits",
+    "Output",
+    "Server",
+    "Settings",
+    "Teacher",
+    "load",
+]

@@ -1,0 +1,228 @@
+"""The ensemble's part of a configuration: inputs, teachers, recipes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from service.config.values import (
+    FilePath,
+    Name,
+    Number,
+    Section,
+    Temperature,
+    Text,
+    Whole,
+    directory,
+    refuse,
+    refuse_unknown,
+    text,
+)
+from service.model import OperatorSpec, Recipe, normalise
+from soft_targets.wire import DTYPES
+
+
+class Input(Section):
+    """One input of an ensemble, a row at a time (no batch axis)."""
+
+    dtype: Literal[
+        "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
+        "float16", "float32", "float64", "utf8",
+    ]  # fmt: skip
+    shape: tuple[Annotated[Whole, Field(gt=0)], ...] = ()
+    allow_nan: bool = False
+
+    @property
+    def wire_dtype(self) -> str:
+        """The dtype as the wire format spells it."""
+        names = get_args(type(self).model_fields["dtype"].annotation)
+        return DTYPES[names.index(self.dtype)]
+
+    @model_validator(mode="after")
+    def _one_text_a_row(self) -> Self:
+        if self.dtype == "utf8" and self.shape:
+            raise refuse("a utf8 input is one text a row: leave its shape out")
+        return self
+
+
+class Output(Section):
+    """Which of the graph's outputs is the teacher's answer, and what it holds."""
+
+    name: Text | None = None
+    kind: Literal["logits", "log_probs", "probs"]
+
+
+def _class_pair(value: Any) -> tuple[str, str | None]:
+    """``"cat"`` or ``{theirs: ours}``; ``{theirs: null}`` drops the class."""
+    if isinstance(value, Mapping):
+        if len(value) != 1:
+            raise refuse(
+                f"{dict(value)!r} must map one class of the teacher to one of the ensemble, or to null"
+            )
+        theirs, ours = next(iter(value.items()))
+        return text(theirs), None if ours is None else text(ours)
+    return text(value), text(value)
+
+
+class Teacher(Section):
+    """One teacher: an ONNX file, how its inputs and output are named, and what its classes mean."""
+
+    later: ClassVar = frozenset(
+        {"device", "allow_cpu", "revision", "parameters", "timeout_s", "retries", "max_reply_bytes"}
+    )
+    name: Name
+    model: FilePath
+    inputs: dict[Text, Name] | None = None
+    output: Output
+    temperature: Annotated[Number, Field(gt=0)] = 1.0
+    weight: Annotated[Number, Field(ge=0)] = 1.0
+    classes: tuple[Annotated[tuple[str, str | None], BeforeValidator(_class_pair)], ...] | None = None
+    missing: Literal["floor"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _local(cls, data: Any) -> Any:
+        model = data.get("model") if isinstance(data, Mapping) else None
+        if isinstance(model, str) and "://" in model:
+            raise refuse(f"a teacher at {model!r} is not yet supported; give the path of an ONNX file")
+        return data
+
+
+def _operator(value: Any) -> OperatorSpec:
+    """``linear`` or ``{name: holder, exponent: 0.5}``."""
+    if isinstance(value, OperatorSpec):
+        return value
+    if isinstance(value, str):
+        return OperatorSpec(value)
+    if not isinstance(value, Mapping):
+        raise refuse(f"{value!r} is no operator: write its name, or {{name: holder, exponent: 0.5}}")
+    if "import" in value:
+        raise refuse("an operator by 'import' is not yet supported; name a built-in one")
+    if not isinstance(value.get("name"), str):
+        raise refuse("an operator needs a name: {name: holder, exponent: 0.5}")
+    return OperatorSpec(value["name"], tuple(sorted((key, value[key]) for key in value if key != "name")))
+
+
+class Sparsity(Section):
+    """How many classes of a fused target are kept."""
+
+    top_k: Annotated[Whole, Field(ge=1)]
+
+
+class RecipeSection(Section):
+    """All that determines a target besides the input."""
+
+    later: ClassVar = frozenset({"profile", "accept_violations", "diagnostics"})
+    operator: Annotated[OperatorSpec, BeforeValidator(_operator)]
+    temperature: Temperature = 1.0
+    weights: dict[Name, Number] | None = None
+    floor: Annotated[Number, Field(gt=0, lt=1)] = 1e-6
+    output_temperature: Annotated[Number, Field(gt=0)] = 1.0
+    sparsity: Sparsity | None = None
+
+    @model_validator(mode="after")
+    def _recalibrates_once(self) -> Self:
+        if self.output_temperature != 1 and self.temperature != 1:
+            raise refuse("output_temperature recalibrates targets at temperature 1 only; set temperature: 1")
+        return self
+
+
+class Batching(Section):
+    """How rows are put together for the teachers."""
+
+    later: ClassVar = frozenset({"in_flight", "threads"})
+    max_rows: Annotated[Whole, Field(gt=0)] = 128
+
+
+def _classes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        refuse_unknown(value, known={"file"}, later=frozenset())
+        path = directory.get() / str(value.get("file"))
+        try:
+            return path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise refuse(f"the classes' file cannot be read: {exc}") from None
+    return value
+
+
+class Ensemble(Section):
+    """Ordered teachers over one list of classes, and the recipes that fuse them."""
+
+    later: ClassVar = frozenset(
+        {"unsafe_classes", "quorum", "samples", "teacher_timeout_s", "teacher_error_rate", "device_memory"}
+    )
+    inputs: dict[Name, Input] | None = None
+    classes: Annotated[tuple[Text, ...], BeforeValidator(_classes), Field(min_length=2)]
+    teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
+    device: Literal["auto", "cpu"] = "auto"
+    batching: Batching = Batching()
+    recipes: Annotated[dict[Name, RecipeSection], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_device(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and str(data.get("device", "")).startswith("cuda"):
+            raise refuse(f"device {data['device']!r} is not yet supported; use cpu")
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _unique("class", self.classes)
+        _unique("teacher", [teacher.name for teacher in self.teachers])
+        for teacher in self.teachers:
+            self._classes_of(teacher)
+        for name in self.recipes:
+            self.recipe(name)
+        return self
+
+    def _classes_of(self, teacher: Teacher) -> None:
+        where = f"teacher {teacher.name!r}: "
+        pairs = teacher.classes if teacher.classes is not None else [(name, name) for name in self.classes]
+        _unique(where + "class", [theirs for theirs, _ in pairs])
+        known = set(self.classes)
+        foreign = [ours for _, ours in pairs if ours is not None and ours not in known]
+        if foreign:
+            raise refuse(
+                f"{where}classes unknown to the ensemble: {_some(foreign)}; rename them with "
+                "{theirs: ours} or drop them with {theirs: null}"
+            )
+        lacking = [name for name in self.classes if name not in {ours for _, ours in pairs}]
+        if lacking and teacher.missing is None:
+            raise refuse(
+                f"{where}lacks the ensemble's classes {_some(lacking)}; add them, or say missing: floor to "
+                "let the floor stand for them"
+            )
+
+    def recipe(self, name: str) -> Recipe:
+        """A recipe with its weights normalised."""
+        section = self.recipes[name]
+        top_k = section.sparsity.top_k if section.sparsity else None
+        if top_k is not None and top_k > len(self.classes):
+            raise refuse(f"recipe {name!r}: top_k {top_k} exceeds the {len(self.classes)} classes")
+        names = [teacher.name for teacher in self.teachers]
+        weights = section.weights or {teacher.name: teacher.weight for teacher in self.teachers}
+        try:
+            normalised = normalise(weights, names)
+        except ValueError as exc:
+            raise refuse(f"recipe {name!r}: {exc}") from None
+        return Recipe(
+            operator=section.operator,
+            weights=normalised,
+            temperature=section.temperature,
+            floor=section.floor,
+            output_temperature=section.output_temperature,
+            top_k=top_k,
+        )
+
+
+def _unique(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise refuse(f"{what} {name!r} stands twice; names must be unique")
+        seen.add(name)
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,85 @@
+"""The kinds of value a configuration holds, and what is refused everywhere in it."""
+
+import re
+from collections.abc import Collection, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.model import nearest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+TEMPERATURES = (0.1, 100.0)
+
+directory: ContextVar[Path] = ContextVar("directory of the configuration file", default=Path())
+
+
+def refuse(message: str) -> PydanticCustomError:
+    """The error that says why a value is refused."""
+    return PydanticCustomError("refused", "{message}", {"message": message})
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise refuse(
+            f"{value!r} is no name: letters, digits, '_' and '-', at most 64, the first a letter or digit"
+        )
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise refuse(f"{str(value).lower()} is not a number")
+    return value
+
+
+def text(value: Any) -> Any:
+    """Text as it is; a number or boolean is refused with the quoted form.
+
+    Raises:
+        PydanticCustomError: it is not text, or empty.
+    """
+    if not isinstance(value, str):
+        written = str(value).lower() if isinstance(value, bool) else value
+        raise refuse(f'{written} is not text: write "{written}" with quotes')
+    if not value:
+        raise refuse("an empty text names nothing")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Text = Annotated[str, BeforeValidator(text)]
+FilePath = Annotated[Path, AfterValidator(lambda path: directory.get() / path)]
+Temperature = Annotated[Number, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
+
+
+class Section(BaseModel):
+    """A part of the file; what it does not know, it refuses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            refuse_unknown(data, known=cls.model_fields.keys(), later=cls.later)
+        return data
+
+
+def refuse_unknown(data: Mapping[Any, Any], *, known: Collection[str], later: frozenset[str]) -> None:
+    """Refuse the first key that is unknown, or whose feature comes later.
+
+    Raises:
+        PydanticCustomError: naming it.
+    """
+    for key in data:
+        if key in later:
+            raise refuse(f"key {key!r} is not yet supported; leave it out")
+        if key not in known:
+            raise refuse(f"unknown key {key!r}{nearest(str(key), known)}")
