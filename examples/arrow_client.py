@@ -15,7 +15,9 @@ sink = pa.BufferOutputStream()
 with pa.ipc.new_stream(sink, batch.schema) as writer:
     writer.write_batch(batch)
 headers = {"Content-Type": "application/vnd.apache.arrow.stream"}
-reply = httpx2.post(url, content=sink.getvalue().to_pybytes(), headers=headers).raise_for_status()
+reply = httpx2.post(url, content=sink.getvalue().to_pybytes(), headers=headers)
+if reply.is_error:
+    sys.exit(reply.text)  # what was wrong, where, and what to do
 
 reader, complete = pa.ipc.open_stream(reply.content), False
 while not complete:  # a stream that ends before it says so was cut: this raises StopIteration

@@ -1,6 +1,6 @@
 """Pooling operators: pure functions over log-probabilities, written once for every array library."""
 
-from operators.base import Array, Domain, Factory, Fuse, Operator, Parameters
+from operators.base import Array, Claim, Disclaimer, Domain, Factory, Fuse, Operator, Parameters
 from operators.errors import (
     InvalidParameter,
     OperatorError,
@@ -13,6 +13,8 @@ from operators.pools import BUILTIN, geometric, holder, linear, make
 __all__ = [
     "BUILTIN",
     "Array",
+    "Claim",
+    "Disclaimer",
     "Domain",
     "Factory",
     "Fuse",

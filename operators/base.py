@@ -15,6 +15,34 @@ Parameters: TypeAlias = tuple[tuple[str, bool | int | float | str], ...]
 Fuse: TypeAlias = Callable[[Array, Array], Array]
 
 
+class Claim(NamedTuple):
+    """A promise: on its domain the operator reaches this level of this axiom.
+
+    Attributes:
+        axiom: one of `operators.axioms.AXIOMS`.
+        level: the level it reaches at least (see `operators.axioms`).
+        proof: where the proof stands, or None where the claim is only tested.
+    """
+
+    axiom: str
+    level: int
+    proof: str | None = None
+
+
+class Disclaimer(NamedTuple):
+    """An admission: the operator does not reach this level of this axiom.
+
+    Attributes:
+        axiom: one of `operators.axioms.AXIOMS`.
+        level: the level it does not reach.
+        reason: why, with the smallest example that shows it.
+    """
+
+    axiom: str
+    level: int
+    reason: str
+
+
 class Operator(NamedTuple):
     """A pooling rule: several class distributions and their weights in, one class distribution out.
 
@@ -31,6 +59,8 @@ class Operator(NamedTuple):
         fuse: the rule.
         domain: "zeros" where probabilities may be exactly 0 (log_probs of -inf); "floored" where every
             probability must first be lifted to at least epsilon / C (see `operators.simplex.floor`).
+        claims: what it promises; the certifier finds a claim that does not hold.
+        disclaimers: what it does not promise; the certifier finds one that it cannot witness.
 
     Example:
         >>> from operators import holder
@@ -43,6 +73,8 @@ class Operator(NamedTuple):
     parameters: Parameters
     fuse: Fuse
     domain: Domain
+    claims: tuple[Claim, ...] = ()
+    disclaimers: tuple[Disclaimer, ...] = ()
 
 
 # Makes an operator from keyword parameters, or raises InvalidParameter.

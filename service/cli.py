@@ -1,4 +1,4 @@
-"""The command line: ``soft-targets serve CONFIG`` and ``soft-targets demo``.
+"""The command line: ``soft-targets serve CONFIG``, ``demo`` and ``key new``.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 something needed is missing;
 130 interrupted.
@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 someth
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+keys = typer.Typer(help="Keys for a server that is not for everyone.", no_args_is_help=True)
+app.add_typer(keys, name="key")
 
 
 class Dataset(StrEnum):
@@ -54,6 +57,7 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
 
     from service import telemetry  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
+    from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
     from service.engine.engine import Engine  # noqa: PLC0415
 
@@ -63,7 +67,10 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     try:
         settings = load(config)
-        listener = _listen(settings.server.host, settings.server.port)
+        access = open_access(settings.auth)
+        for warning in access.warnings:
+            telemetry.logger("auth").warning(warning)
+        listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
         engine = Engine.open(settings)
     except ConfigError as exc:
         raise _fail(str(exc), code=2) from None
@@ -73,7 +80,7 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
     sys.stdout.flush()
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, settings.limits),
+            create_app(engine, settings.limits, access),
             loop="uvloop",
             http="httptools",
             log_config=None,
@@ -104,14 +111,43 @@ def demo(
         raise _fail(str(exc), code=3 if isinstance(exc, MissingDataset) else 2) from None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+@keys.command()
+def new(
+    *,
+    keys_file: Annotated[Path, typer.Option(help="Where its hash is kept; made if it is not there.")],
+    scope: Annotated[list[str], typer.Option(help="targets:read, recipes:write or admin; may stand often.")],
+    name: Annotated[str | None, typer.Option(help="What to call it; key-1, key-2 ... by default.")] = None,
+) -> None:
+    """Make a key, and print it: this once."""
+    from service.auth import new_key  # noqa: PLC0415 - a command loads what it needs
+
+    try:
+        secret, key = new_key(keys_file, scope, name=name)
+    except ConfigError as exc:
+        raise _fail(str(exc), code=2) from None
+    typer.echo(secret)
+    typer.echo(
+        f"{keys_file}: {key.name} may {', '.join(key.scopes)}. Only the key's hash is kept: this is the only "
+        "time it is shown. A running server knows it after a restart.",
+        err=True,
+    )
+
+
+def _listen(host: str, port: int, *, admit: Callable[[str, list[str]], None]) -> socket.socket:
     """A socket that already queues connections, so that whoever reads the first line can connect.
 
+    Args:
+        host: a name or an address.
+        port: 0 takes a free one.
+        admit: raises where the host stands for addresses that may not be listened on.
+
     Raises:
-        ConfigError: the address is taken or not this machine's.
+        ConfigError: the address is taken or not this machine's, or not admitted.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        admit(host, [str(address[0]) for *_, address in found])
+        family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

@@ -10,6 +10,8 @@ ServiceError
 │   ├── BadWeights           the weights asked for are not weights of these teachers
 │   ├── UnknownEnsemble      no ensemble of that name
 │   ├── UnknownRecipe        no recipe of that name in the ensemble
+│   ├── Unauthenticated      the server has keys, and the request came without one of them
+│   ├── Forbidden            the key lacks the scope, or what is asked for needs keys and there are none
 │   ├── NotFound             no such route
 │   ├── MethodNotAllowed     the route exists, the method does not
 │   ├── NotAcceptable        none of the media types the client accepts can be served
@@ -74,6 +76,18 @@ class UnknownRecipe(RequestError):
     """Raised when the ensemble has no recipe of the name asked for."""
 
     code = "unknown_recipe"
+
+
+class Unauthenticated(RequestError):
+    """Raised when the server has keys, and the request came without exactly one of them."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(RequestError):
+    """Raised when the key lacks the scope, or the server has no keys for what is asked."""
+
+    code = "forbidden"
 
 
 class NotFound(RequestError):

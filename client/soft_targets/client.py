@@ -1,5 +1,6 @@
 """Asking a server for soft targets: requests out, answers joined by row id."""
 
+import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ MAX_ROWS = 256
 MAX_BYTES = 16 * 1024 * 1024
 KEEPALIVE_S = 60.0  # below the server's 75 s: never reuse a connection that it is just closing
 OK = 200
+_KEY = re.compile(r"[!-~]+")  # what can stand in a header, and is one word
 
 Array = np.ndarray[Any, Any]
 Batch = TypeVar("Batch")
@@ -80,6 +82,8 @@ class Client:
         timeout_s: seconds without any progress after which a request is given up; longer than the server's
             own 60 s, after which it answers for rows that are late.
         connections: how many requests may be under way at once.
+        key: for a server that asks for one; it needs the scope ``targets:read``. Sent to ``base_url`` only,
+            in the clear unless that is https.
         transport: how to reach the server, where httpx2's own way does not do (own certificates, a socket).
 
     Raises:
@@ -102,6 +106,7 @@ class Client:
         top_k: int | None = None,
         timeout_s: float = 90.0,
         connections: int = 2,
+        key: str | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
@@ -113,6 +118,8 @@ class Client:
             raise InputError(f"base_url must look like http://host:8000, not {base_url!r}")
         if connections < 1:
             raise InputError(f"connections must be at least 1, not {connections}")
+        if key is not None and not _KEY.fullmatch(key):
+            raise InputError("the key is empty or holds a space, a line break or another sign no key has")
         self._path = f"/v1/ensembles/{quote(ensemble, safe='')}"
         self._params = _query(recipe, temperature, weights, top_k)
         self._connections = connections
@@ -123,6 +130,7 @@ class Client:
         self._streams: set[Prefetcher[Any]] = set()
         self._http = httpx2.Client(
             base_url=url,
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
             # Waiting for a free connection has no limit of its own: those who hold them have theirs.
             timeout=httpx2.Timeout(timeout_s, pool=None),
             limits=httpx2.Limits(

@@ -9,18 +9,21 @@ from starlette.routing import Route
 
 import service
 from service.api import errors, openapi
+from service.api.access import Guard
 from service.api.models import EnsembleInfo, EnsembleList, describe
 from service.api.soft_targets import SoftTargets
+from service.auth import Access
 from service.config import Limits
 from service.engine.engine import Engine
 
 
-def create_app(engine: Engine, limits: Limits) -> FastAPI:
+def create_app(engine: Engine, limits: Limits, access: Access) -> FastAPI:
     """The ASGI application; it closes the engine when it stops.
 
     Args:
         engine: opened.
         limits: what one request may cost.
+        access: who may do what.
     """
 
     @asynccontextmanager
@@ -35,6 +38,7 @@ def create_app(engine: Engine, limits: Limits) -> FastAPI:
     )
     app.state.ready = False
     errors.install(app)
+    app.add_middleware(Guard, access=access)
 
     @app.get("/v1/ensembles")
     async def ensembles() -> EnsembleList:

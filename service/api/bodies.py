@@ -86,6 +86,8 @@ def _regular(rows: list[Any], spec: wire.TensorSpec, name: str) -> Any:
     """Rows of one shape as an array; the first that differs is named."""
     try:
         values = np.asarray(rows)
+        if values.dtype.kind in "iuf" and _holds_boolean(rows):
+            raise BadInput(f"input {name!r}: true and false among numbers; it takes {spec}")
         # Numbers beside text become text, so that a message would name the wrong value.
         return values if values.dtype.kind in "biuf" else np.asarray(rows, dtype=object)
     except ValueError:
@@ -99,6 +101,10 @@ def _regular(rows: list[Any], spec: wire.TensorSpec, name: str) -> Any:
                     f"input {name!r}: row {position} has shape {list(shape)}; it takes {spec}"
                 ) from None
         raise
+
+
+def _holds_boolean(value: Any) -> bool:
+    return any(map(_holds_boolean, value)) if isinstance(value, list) else isinstance(value, bool)
 
 
 def reply(

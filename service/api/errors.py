@@ -20,6 +20,8 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.EmptyBatch: 400,
     errors.BadQuery: 400,
     errors.BadWeights: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.UnknownEnsemble: 404,
     errors.UnknownRecipe: 404,
     errors.NotFound: 404,
@@ -40,6 +42,8 @@ def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) ->
     headers = dict(headers or {})
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": str(error), "code": error.code}, status, headers)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.api.access import ACCESS, READ
 from service.api.media import JSON
 from service.api.query import ORDERS
 from service.config import TEMPERATURES
@@ -130,10 +131,25 @@ _SOFT_TARGETS: dict[str, Any] = {
 }
 
 
+_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "a key of the server's keys file; not looked at where the server has none",
+    },
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "the same key"},
+}
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI 3.1 document, made once."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schema["paths"][SOFT_TARGETS_PATH] = {"post": _SOFT_TARGETS}
+        schema.setdefault("components", {})["securitySchemes"] = _SCHEMES
+        for path, operations in schema["paths"].items():
+            for method, operation in operations.items():
+                scope = ACCESS.get(f"{method.upper()} {path}", READ)
+                operation["security"] = [{name: [scope]} for name in _SCHEMES] if scope else []
         app.openapi_schema = schema
     return app.openapi_schema

@@ -8,11 +8,12 @@ there yet is refused by name.
 """
 
 from service.config.ensemble import Ensemble, Input, Output, Teacher
-from service.config.settings import Cache, Limits, Server, Settings, load
+from service.config.settings import Auth, Cache, Limits, Server, Settings, load
 from service.config.values import TEMPERATURES
 
 __all__ = [
     "TEMPERATURES",
+    "Auth",
     "Cache",
     "Ensemble",
     "Input",

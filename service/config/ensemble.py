@@ -18,7 +18,7 @@ from service.config.values import (
     refuse_unknown,
     text,
 )
-from service.model import OperatorSpec, Recipe, normalise
+from service.model import OperatorSpec, Recipe, nearest, normalise
 from soft_targets.wire import DTYPES
 
 
@@ -180,17 +180,21 @@ class Ensemble(Section):
         pairs = teacher.classes if teacher.classes is not None else [(name, name) for name in self.classes]
         _unique(where + "class", [theirs for theirs, _ in pairs])
         known = set(self.classes)
+        if all(ours is None for _, ours in pairs):
+            raise refuse(f"{where}drops every class of its own; it could say nothing")
         foreign = [ours for _, ours in pairs if ours is not None and ours not in known]
         if foreign:
+            close = nearest(foreign[0], self.classes)
+            hint = f" ({close[2:]})" if "did you mean" in close else ""
             raise refuse(
-                f"{where}classes unknown to the ensemble: {_some(foreign)}; rename them with "
-                "{theirs: ours} or drop them with {theirs: null}"
+                f"{where}classes unknown to the ensemble: {_some(foreign)}{hint}; rename with "
+                "{theirs: ours}, or drop with {theirs: null}"
             )
         lacking = [name for name in self.classes if name not in {ours for _, ours in pairs}]
         if lacking and teacher.missing is None:
             raise refuse(
-                f"{where}lacks the ensemble's classes {_some(lacking)}; add them, or say missing: floor to "
-                "let the floor stand for them"
+                f"{where}lacks the ensemble's classes {_some(lacking)}; name which outputs they are, or "
+                "say missing: floor to let the floor stand for them"
             )
 
     def recipe(self, name: str) -> Recipe:

@@ -11,7 +11,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from service.config.ensemble import Ensemble
-from service.config.values import Name, Number, Section, Text, Whole, directory, refuse, refuse_unknown
+from service.config.values import (
+    FilePath,
+    Name,
+    Number,
+    Section,
+    Text,
+    Whole,
+    directory,
+    refuse,
+    refuse_unknown,
+)
 from service.errors import ConfigError
 from service.model import nearest
 
@@ -39,6 +49,19 @@ class Limits(Section):
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(64 * 2**20)
     max_rows_per_request: Annotated[Whole, Field(gt=0)] = 4096
     request_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
+
+
+class Auth(Section):
+    """Who may ask: whoever has a key of the file; without one, this machine, or everyone."""
+
+    keys_file: FilePath | None = None
+    open: bool = False
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.open and self.keys_file is not None:
+            raise refuse("open: true is for a server without keys; leave out open or keys_file")
+        return self
 
 
 class Cache(Section):
@@ -83,13 +106,14 @@ class Settings(BaseSettings):
     )
     server: Server = Server()
     limits: Limits = Limits()
+    auth: Auth = Auth()
     cache: Cache = Cache()
     ensembles: Annotated[dict[Name, Ensemble], Field(min_length=1)]
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
-        refuse_unknown(data, known=cls.model_fields.keys(), later=frozenset({"auth", "operators"}))
+        refuse_unknown(data, known=cls.model_fields.keys(), later=frozenset({"operators"}))
         return data
 
     @classmethod
@@ -118,7 +142,9 @@ def load(path: Path) -> Settings:
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is not UTF-8: {exc}") from None
     except YAMLError as exc:
-        raise ConfigError(f"{path}: is not YAML: {exc}") from None
+        mark = getattr(exc, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}: is not YAML: {getattr(exc, 'problem', None) or exc}{where}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds no configuration; it needs at least 'ensembles:'")
     for variable in os.environ:
@@ -131,11 +157,16 @@ def load(path: Path) -> Settings:
     try:
         return Settings(**raw)
     except ValidationError as exc:
-        raise ConfigError("\n".join(f"{path}: {_finding(error)}" for error in exc.errors())) from None
+        raise ConfigError("\n".join(_finding(path, error) for error in exc.errors())) from None
     finally:
         directory.reset(token)
 
 
-def _finding(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    return f"{where}: {error['msg']}" if where else str(error["msg"])
+def _finding(path: Path, error: Any) -> str:
+    """One finding: where it stands, in the file or in the environment, and what it is."""
+    keys = [str(part) for part in error["loc"]]
+    given = f", not {error['input']!r}" if error["type"] == "literal_error" else ""
+    said = f"{'.'.join(keys)}: {error['msg']}{given}" if keys else error["msg"]
+    prefix = PREFIX + "__".join(keys).upper()
+    variables = [name for name in os.environ if keys and (name == prefix or name.startswith(f"{prefix}__"))]
+    return f"{path}{f' (with {variables[0]} set)' if variables else ''}: {said}"

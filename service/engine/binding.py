@@ -12,9 +12,12 @@ from service.plans.alignment import Alignment
 from service.plans.split import Member
 from service.teachers.base import GraphInput, Teacher, beliefs
 from service.teachers.onnx import OnnxTeacher
+from service.telemetry import logger
 from soft_targets.wire import TensorSpec
 
 PROBE_ROWS = 4
+
+log = logger("engine")
 
 
 def open_teacher(ensemble: str, config: TeacherConfig) -> OnnxTeacher:
@@ -121,6 +124,7 @@ def member_of(
         output=teacher.output,
         kind=section.output.kind,
         temperature=section.temperature,
+        classes=tuple(theirs for theirs, _ in pairs),
         alignment=Alignment(classes, [ours for _, ours in pairs]),
     )
 
@@ -160,6 +164,7 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
             f"{where} answers {answer.shape[1]} classes, but {member.alignment.width} are named for it; list "
             "its own under 'classes', in the order of its output"
         )
+    _check_order(where, member, rows, answer)
     _, valid = beliefs(answer, member.kind)
     finite = np.isfinite(answer).all(axis=1)
     if (finite & ~valid).any() or not valid.any():
@@ -168,6 +173,30 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
         raise TeacherError(
             f"{where}: output {member.output!r} holds [{shown}, ...], which is no distribution of kind "
             f"{member.kind!r}; say what it holds with output: {{kind: logits | log_probs | probs}}"
+        )
+    _warn_of_kind(where, member, answer)
+
+
+def _check_order(where: str, member: Member, rows: Mapping[str, Array], answer: Array) -> None:
+    """Refuse classes in another order than the model's own labels say."""
+    labels = member.teacher.labels(member.feed(rows))
+    if labels is None or not set(labels) <= set(member.classes):
+        return  # it names none, or by names of its own
+    ranked = np.sort(answer, axis=1)
+    for row, label in enumerate(labels):
+        listed = member.classes[int(np.argmax(answer[row]))]
+        if label != listed and ranked[row, -1] > ranked[row, -2]:
+            raise TeacherError(
+                f"{where}: where the model says {label!r}, its largest output is listed as {listed!r}: "
+                "list its classes under 'classes' in its own order (scikit-learn sorts them)"
+            )
+
+
+def _warn_of_kind(where: str, member: Member, answer: Array) -> None:
+    """Logits that look like probabilities are most likely that."""
+    if member.kind == "logits" and (answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=1e-4):
+        log.warning(
+            "every answer sums to one: is this output kind probs?", teacher=member.teacher.name, where=where
         )
 
 

@@ -25,6 +25,7 @@ class Member(NamedTuple):
         output: the model's output that is the teacher's answer.
         kind: what the teacher's answer holds.
         temperature: calibrates the teacher's own belief.
+        classes: its own names of its outputs, in their order.
         alignment: its classes by ours.
     """
 
@@ -34,6 +35,7 @@ class Member(NamedTuple):
     output: str
     kind: Kind
     temperature: float
+    classes: tuple[str, ...]
     alignment: Alignment
 
     def feed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

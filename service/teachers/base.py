@@ -12,7 +12,8 @@ Kind = Literal["logits", "log_probs", "probs"]
 
 # A distribution's sum may be off by this much (rounding in half precision); it is then renormalised.
 SUM_TOLERANCE = 1e-3
-NEGATIVE_TOLERANCE = 1e-7
+# Forests that add up float32 votes answer -1.2e-7.
+NEGATIVE_TOLERANCE = 1e-5
 
 
 class GraphInput(NamedTuple):
@@ -50,6 +51,14 @@ class Teacher(Protocol):
 
         Raises:
             TeacherFailure: the model raised, or answered with another shape.
+        """
+        ...
+
+    def labels(self, inputs: Mapping[str, Array]) -> list[str] | None:
+        """The class that the model itself names for each row, or None where it names none.
+
+        Raises:
+            TeacherFailure: the model raised.
         """
         ...
 

@@ -76,16 +76,31 @@ class OnnxTeacher:
         Raises:
             TeacherFailure: the model raised, or answered with another shape.
         """
+        answer = self._run(self.output, inputs)
+        check_shape(self.name, answer, len(next(iter(inputs.values()))))
+        return np.asarray(answer)
+
+    def labels(self, inputs: Mapping[str, Array]) -> list[str] | None:
+        """The class the model itself names for each row, where it has such an output (scikit-learn's do).
+
+        Raises:
+            TeacherFailure: the model raised.
+        """
+        for node in self._session.get_outputs():
+            if node.type == "tensor(string)" and len(node.shape or ()) == 1:
+                return [str(label) for label in self._run(node.name, inputs)]
+        return None
+
+    def _run(self, output: str, inputs: Mapping[str, Array]) -> Any:
         feeds = {
             name: values.reshape(-1, 1) if name in self._text_columns else values
             for name, values in inputs.items()
         }
         try:
-            (answer,) = self._session.run([self.output], feeds)
+            (answer,) = self._session.run([output], feeds)
         except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
             raise TeacherFailure(f"teacher {self.name!r} failed: {exc}", teacher=self.name) from None
-        check_shape(self.name, answer, len(next(iter(inputs.values()))))
-        return np.asarray(answer)
+        return answer
 
     def _files(self, path: Path) -> list[tuple[str, Path]]:
         """The model's file and the files of its external data, which must lie beside it or below."""
@@ -128,14 +143,18 @@ class OnnxTeacher:
         nodes = self._session.get_outputs()
         usable = [node.name for node in nodes if node.type in FLOATS and len(node.shape or ()) in {0, 2}]
         offered = ", ".join(f"{node.name!r} ({node.type} {node.shape})" for node in nodes)
+        if any("map(" in node.type for node in nodes):
+            offered += "; export without ZipMap (zipmap=False), which hides the probabilities"
         if config.name is not None:
+            if config.name not in [node.name for node in nodes]:
+                raise TeacherError(f"{self._where}: no output {config.name!r}; it offers {offered}")
             if config.name not in usable:
-                hint = "; export without ZipMap (zipmap=False)" if "seq(map" in offered else ""
                 raise TeacherError(
-                    f"{self._where}: output {config.name!r} is not one float a class; it offers "
-                    f"{offered}{hint}"
+                    f"{self._where}: output {config.name!r} is not one float a class; it offers {offered}"
                 )
             return config.name
+        if not usable:
+            raise TeacherError(f"{self._where}: no output is one float a class; it offers {offered}")
         if len(usable) != 1:
             raise TeacherError(
                 f"{self._where}: say which output is meant with output: {{name: ...}}; it offers {offered}"

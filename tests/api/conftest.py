@@ -2,6 +2,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.api.app import create_app
+from service.auth import open_access
 from service.config import load
 from service.engine.engine import Engine
 
@@ -10,6 +11,7 @@ from service.engine.engine import Engine
 def client(toy):
     settings = load(toy.config)
     with TestClient(
-        create_app(Engine.open(settings), settings.limits), raise_server_exceptions=False
+        create_app(Engine.open(settings), settings.limits, open_access(settings.auth)),
+        raise_server_exceptions=False,
     ) as client:
         yield client

@@ -126,6 +126,7 @@ class ReplyServer(ThreadingHTTPServer):
         }
         self.asked: list[Asked] = []
         self.described_times = 0
+        self.described_headers: dict[str, str] = {}
         self.connections = 0
         self.lock = threading.Lock()
 
@@ -145,6 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.described_times += 1
+        self.server.described_headers = dict(self.headers)
         assert self.path == "/v1/ensembles/pets"
         self._send(self.server.description())
 

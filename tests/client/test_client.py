@@ -554,3 +554,28 @@ def test_an_answer_over_other_classes(server, client, answers):
     server.answer = lambda asked: answers.reply_of(asked, classes_digest=classes_digest(["b", "a"]))
     with pytest.raises(WireError, match="over other classes"):
         client.soft_targets(answers.inputs(2))
+
+
+# ------------------------------------------------------------------------------------------------------- keys
+
+
+def test_a_key_is_sent_with_every_request_and_shown_nowhere(server, answers):
+    with Client(server.url, ensemble="pets", key="st_secret-1") as client:
+        client.soft_targets(answers.inputs(2))
+        assert "st_secret" not in repr(client)
+    assert server.asked[0].headers["Authorization"] == "Bearer st_secret-1"
+    assert server.described_headers["Authorization"] == "Bearer st_secret-1"
+
+
+def test_without_a_key_none_is_sent_whatever_the_environment_says(server, answers, monkeypatch):
+    monkeypatch.setenv("SOFT_TARGETS_KEY", "st_secret")
+    with Client(server.url, ensemble="pets") as client:
+        client.soft_targets(answers.inputs(2))
+    assert "Authorization" not in server.asked[0].headers
+
+
+@pytest.mark.parametrize("key", ["", "st_a\n", " st_a", "st_a b", "st_ä"])
+def test_what_cannot_be_a_key_is_refused_and_not_repeated(key):
+    with pytest.raises(InputError, match="the key is empty or holds") as told:
+        Client("http://127.0.0.1:1", ensemble="pets", key=key)
+    assert "st_" not in str(told.value)

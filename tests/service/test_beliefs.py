@@ -17,7 +17,9 @@ def test_logits_become_log_probabilities():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_probabilities_are_renormalised_within_the_tolerance(dtype):
-    answer = np.array([[0.5, 0.25, 0.25], [0.5002, 0.25, 0.25], [1, 0, 0], [1 + 5e-8, -5e-8, 0]], dtype=dtype)
+    answer = np.array(
+        [[0.5, 0.25, 0.25], [0.5002, 0.25, 0.25], [1, 0, 0], [1 + 2e-7, -1.2e-7, 0]], dtype=dtype
+    )
     log_probs, valid = beliefs(answer, "probs")
     assert valid.all()
     np.testing.assert_allclose(np.exp(log_probs.astype(np.float64)).sum(axis=1), 1, atol=1e-6)

@@ -63,6 +63,7 @@ def test_a_full_file(read):
         """\
 server: {host: 127.0.0.2, port: 0}
 limits: {max_body_bytes: 1KiB, max_rows_per_request: 7, request_timeout_s: 2.5}
+auth: {keys_file: keys.jsonl, open: false}
 cache: {url: "memory://?max_bytes=1MiB", ttl_s: 60}
 ensembles:
   digits:
@@ -88,6 +89,7 @@ ensembles:
     assert recipe.operator == OperatorSpec("holder", (("exponent", 0.5),))
     assert (recipe.weights, recipe.floor) == ((0, 1), 1e-4)
     assert digits.recipe("sparse").top_k == 2
+    assert settings.auth.keys_file.name == "keys.jsonl"
 
 
 def test_every_dtype_has_a_name(read):
@@ -101,6 +103,7 @@ def test_every_dtype_has_a_name(read):
 
 
 def test_paths_are_relative_to_the_file(read, tmp_path):
+    assert read("auth: {keys_file: k}\n" + MINIMAL).auth.keys_file == tmp_path / "k"
     toy = read(MINIMAL).ensembles["toy"]
     assert [teacher.model for teacher in toy.teachers] == [
         tmp_path / "one.onnx",
@@ -117,10 +120,18 @@ def test_classes_from_a_file(read, tmp_path):
 def test_the_environment_overrides_the_file(read, monkeypatch):
     monkeypatch.setenv("SOFT_TARGETS__SERVER__PORT", "9000")
     monkeypatch.setenv("SOFT_TARGETS__LIMITS__MAX_BODY_BYTES", "2MiB")
+    monkeypatch.setenv("SOFT_TARGETS__AUTH__OPEN", "true")
     monkeypatch.setenv("SOFT_TARGETS_TEST_NO_SKIP", "1")  # another prefix, none of ours
     settings = read("server: {port: 1, host: 127.0.0.9}\n" + MINIMAL)
     assert (settings.server.port, settings.server.host) == (9000, "127.0.0.9")
     assert settings.limits.max_body_bytes == 2 * 2**20
+    assert settings.auth.open
+
+
+def test_a_variable_of_an_impossible_value_is_named(read, monkeypatch):
+    monkeypatch.setenv("SOFT_TARGETS__SERVER__PORT", "abc")
+    with pytest.raises(ConfigError, match=r"\(with SOFT_TARGETS__SERVER__PORT set\): server\.port"):
+        read(MINIMAL)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +166,6 @@ def test_a_key_whose_feature_comes_later_is_refused_by_name(read, section, line)
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("ensembles:", "auth: {open: true}\nensembles:", "key 'auth' is not yet supported"),
         ("ensembles:", "operators: {}\nensembles:", "key 'operators' is not yet supported"),
         ("classes:", "quorum: all\n    classes:", "ensembles.toy: key 'quorum' is not yet supported"),
         ("classes:", "unsafe_classes: []\n    classes:", "key 'unsafe_classes' is not yet supported"),
@@ -200,6 +210,8 @@ def test_a_cache_that_comes_later_is_refused(read, url):
         ("classes:", "clases:", "ensembles.toy: unknown key 'clases'; did you mean 'classes'?"),
         ("weight: 3", "wieght: 3", "ensembles.toy.teachers.1: unknown key 'wieght'; did you mean 'weight'?"),
         ("kind: logits", "kind: logit", "ensembles.toy.teachers.0.output.kind: Input should be 'logits'"),
+        ("kind: logits", "kind: logit", "not 'logit'"),
+        ("weight: 3", "classes: [{a: null}, {b: null}], missing: floor", "drops every class of its own"),
         ("[a, b]", "[0, 1]", '0 is not text: write "0" with quotes'),
         ("[a, b]", "[true, b]", 'true is not text: write "true" with quotes'),
         ("[a, b]", "[a, a]", "class 'a' stands twice"),
@@ -236,6 +248,13 @@ def test_a_cache_that_comes_later_is_refused(read, url):
             "server: {port: 70000}\nensembles:",
             "server.port: Input should be less than or equal",
         ),
+        (
+            "ensembles:",
+            "auth: {open: true, keys_file: k}\nensembles:",
+            "auth: open: true is for a server without",
+        ),
+        ("ensembles:", "auth: {opne: true}\nensembles:", "auth: unknown key 'opne'; did you mean 'open'?"),
+        ("ensembles:", "auth: {open: maybe}\nensembles:", "auth.open"),
         ("ensembles:", "limits: {max_body_bytes: 0}\nensembles:", "limits.max_body_bytes"),
         ("ensembles:", "limits: {max_body_bytes: many}\nensembles:", "limits.max_body_bytes"),
         ("ensembles:", "cache: {url: 'memory://?max_bytes=few'}\nensembles:", "is no size"),
@@ -262,7 +281,7 @@ def test_every_finding_is_told_at_once(read):
     ("text", "said"),
     [
         ("a: [", "is not YAML"),
-        ("a: 1\na: 2", "is not YAML"),
+        ("a: 1\na: 2", 'found duplicate key "a" with value'),
         ("", "holds no configuration"),
         ("- 1", "holds no configuration"),
         ("ensembles: {}", "at least 1 item"),

@@ -184,7 +184,7 @@ def test_models_that_cannot_be_used_are_refused_by_name(opened, tmp_path):
     )
     with pytest.raises(ConfigError, match=r"say which output is meant .* it offers 'y'"):
         opened(simple([ONE]))
-    with pytest.raises(ConfigError, match="output 'w' is not one float a class; it offers 'y'"):
+    with pytest.raises(ConfigError, match="no output 'w'; it offers 'y'"):
         opened(simple([ONE.replace("{kind", "{name: w, kind")]))
 
 
@@ -282,3 +282,28 @@ def test_many_overrides_do_not_fill_the_memory(opened, tmp_path):
     for step in range(3000):
         ensemble.effective("default", Overrides(temperature=1 + step / 1000))
     assert len(ensemble._known) <= 1024
+
+
+def test_classes_in_another_order_than_the_model_s_own_labels_are_refused(opened, tmp_path):
+    models.labelled(tmp_path / "one.onnx", ["b", "a", "d", "c"])
+    probs = "name: one, model: one.onnx, output: {kind: probs}"
+    with pytest.raises(ConfigError, match="its largest output is listed as") as caught:
+        opened(simple([probs]))
+    assert "in its own order" in str(caught.value)
+    opened(simple([probs + ", classes: [b, a, d, c]"]))
+    opened(
+        simple([probs + ", classes: [{x: b}, {y: a}, {z: d}, {w: c}]"])
+    )  # names of its own: nothing to hold against
+
+
+def test_a_map_of_probabilities_is_refused_with_what_to_do(opened, tmp_path):
+    models.zipmap(tmp_path / "one.onnx")
+    for output in ("{kind: probs}", "{name: probabilities, kind: probs}"):
+        with pytest.raises(ConfigError, match=r"export without ZipMap \(zipmap=False\)"):
+            opened(simple([f"name: one, model: one.onnx, output: {output}"]))
+
+
+def test_logits_that_look_like_probabilities_are_warned_of(opened, tmp_path, capsys):
+    models.random_linear(tmp_path / "one.onnx", 1, kind="probs")
+    opened(simple([ONE]))
+    assert "is this output kind probs?" in capsys.readouterr().out

@@ -134,3 +134,44 @@ def flattened(path, seed, *, classes, input_name, kind):
         [(output, TensorProto.FLOAT, ["batch", classes])],
         [("weight", weight)],
     )
+
+
+def labelled(path, labels):
+    """Seeded probabilities, and the text label of the largest, as scikit-learn's exports have."""
+    weight = np.random.default_rng(0).normal(size=(6, len(labels))).astype(np.float32)
+    return save(
+        path,
+        [
+            helper.make_node("MatMul", ["pixels", "weight"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"]),
+            helper.make_node("ArgMax", ["probabilities"], ["best"], axis=1, keepdims=0),
+            helper.make_node("Gather", ["names", "best"], ["label"]),
+        ],
+        [("pixels", TensorProto.FLOAT, ["batch", 6])],
+        [
+            ("label", TensorProto.STRING, ["batch"]),
+            ("probabilities", TensorProto.FLOAT, ["batch", len(labels)]),
+        ],
+        [("weight", weight), ("names", np.array(labels, dtype=object))],
+    )
+
+
+def zipmap(path):
+    """Probabilities as a map from class to number, as scikit-learn's exports have by default."""
+    value = helper.make_map_type_proto(
+        TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    output = onnx.ValueInfoProto(name="probabilities", type=helper.make_sequence_type_proto(value))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Softmax", ["pixels"], ["p"]),
+            helper.make_node(
+                "ZipMap", ["p"], ["probabilities"], domain="ai.onnx.ml", classlabels_strings=list("abcd")
+            ),
+        ],
+        "teacher",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 4])],
+        [output],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)

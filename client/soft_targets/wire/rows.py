@@ -44,7 +44,8 @@ def check_shape(values: Array, spec: TensorSpec, name: str) -> None:
         InputError: naming the input, what was given and what it takes.
     """
     if values.shape[1:] != spec.shape:
-        raise InputError(f"input {name!r}: rows have shape {list(values.shape[1:])}, it takes {spec}")
+        hint = "; one row is a list of one: [row]" if values.shape == spec.shape else ""
+        raise InputError(f"input {name!r}: rows have shape {list(values.shape[1:])}, it takes {spec}{hint}")
 
 
 def cast(values: Any, dtype: str, *, name: str) -> Array:

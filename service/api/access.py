@@ -1,0 +1,82 @@
+"""Who may call what: one table of all routes, and the guard that stands before them."""
+
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service import auth
+from service.api import errors
+from service.errors import Forbidden, Unauthenticated
+
+OPEN = None
+READ = auth.Scope.TARGETS_READ
+# Every route stands here with what it needs; a test holds the table against the application.
+ACCESS: Mapping[str, auth.Scope | None] = {
+    "GET /livez": OPEN,
+    "GET /readyz": OPEN,
+    "GET /v1/ensembles": READ,
+    "GET /v1/ensembles/{ensemble}": READ,
+    "POST /v1/ensembles/{ensemble}/soft-targets": READ,
+    "GET /docs": READ,
+    "GET /docs/oauth2-redirect": READ,
+    "GET /redoc": READ,
+    "GET /openapi.json": READ,
+}
+
+
+class Guard:
+    """ASGI middleware: no request reaches a route without the scope that the table names.
+
+    A path that is in no table needs ``targets:read`` too: nobody learns without a key what is there.
+
+    Args:
+        app: what is guarded.
+        access: the server's keys.
+        table: ``METHOD /path/{template}`` to a scope, or to None where everyone may.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        access: auth.Access,
+        table: Mapping[str, auth.Scope | None] = ACCESS,
+    ) -> None:
+        self._app = app
+        self._access = access
+        # Only what differs from the rule is looked for, by the router's own matching.
+        self._others = [(_route(line), scope) for line, scope in table.items() if scope is not READ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with 401 or 403."""
+        if scope["type"] == "websocket":  # nothing here speaks it
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] == "http" and (needed := self._needed(scope)) is not OPEN:
+            try:
+                self._access.require(needed, presented(Headers(scope=scope)))
+            except (Unauthenticated, Forbidden) as exc:
+                await errors.answer(exc)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _needed(self, request: Scope) -> auth.Scope | None:
+        found = (scope for route, scope in self._others if route.matches(request)[0] is Match.FULL)
+        return next(found, READ)
+
+
+def _route(line: str) -> Route:
+    method, path = line.split(" ")
+    return Route(path, endpoint=Guard, methods=[method])
+
+
+def presented(headers: Headers) -> set[bytes]:
+    """The different keys that a request carries; an Authorization of another scheme is none."""
+    keys = set(headers.getlist("x-api-key"))
+    for value in headers.getlist("authorization"):
+        scheme, _, key = value.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            keys.add(key.strip())
+    return {key.encode("latin-1") for key in keys if key}
