@@ -1,0 +1,204 @@
+"""Continuity: close teachers and weights, close pools; jumps are hunted by bisection, not by luck."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from operators import simplex
+from operators.axioms.cases import Cases, Floats, total_variation
+from operators.axioms.check import Check, Sampler, shown
+from operators.axioms.generators import POSITIVE, Generator
+from operators.base import Fuse
+
+AXIOM = "continuity"
+HALVINGS = 44
+JUMP = 1e-6
+LOWEST = 1e-6  # the smallest probability of a segment's ends: steeper slopes look like jumps and are none
+NEXT_TO_NOTHING = 1e-13
+DEPTHS = (85.0, 690.0)
+PATHS = 4
+SPREAD = 0.02
+SHRINKS = 0.7
+
+
+def jump(fuse: Fuse, cases: Cases) -> Floats:
+    """The change of the pool over the last 2^-44 of a segment, halved towards the change."""
+    answers = _last_piece(fuse, cases)[1]
+    return jump_margin(*answers)
+
+
+def jump_margin(near: Floats, far: Floats) -> Floats:
+    """How far the change between two pools is beyond what is no jump; no pool at all is beyond it."""
+    change = total_variation(near, far)
+    return np.where(np.isnan(change), np.inf, change - JUMP)
+
+
+def bisect(
+    at: Callable[[Floats], Floats], start: Floats, end: Floats
+) -> tuple[Floats, Floats, tuple[Floats, Floats]]:
+    """Halve every segment, keeping the half over which the pool changes more.
+
+    Args:
+        at: parameter ``[B]`` to the pool there, ``[B, C]``.
+        start: where each segment starts.
+        end: where it ends.
+
+    Returns:
+        The ends of what is left, and the pool at both.
+    """
+    near, far = at(start), at(end)
+    for _ in range(HALVINGS):
+        middle = (start + end) / 2
+        pool = at(middle)
+        first, second = total_variation(near, pool), total_variation(pool, far)
+        left = (np.isnan(first) | (first >= second)) & ~(np.isnan(second) & ~np.isnan(first))
+        start, near = np.where(left, start, middle), np.where(left[:, None], near, pool)
+        end, far = np.where(left, middle, end), np.where(left[:, None], pool, far)
+    return start, end, (near, far)
+
+
+def _last_piece(fuse: Fuse, cases: Cases) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    assert cases.far_log_probs is not None
+    assert cases.far_weights is not None
+    ends = np.exp(cases.log_probs), np.exp(cases.far_log_probs)
+    weights = cases.weights, cases.far_weights
+
+    def at(where: Floats) -> Floats:
+        share = where[None, :, None]
+        between = (1 - share) * ends[0] + share * ends[1]
+        return np.asarray(fuse(np.log(between), (1 - where) * weights[0] + where * weights[1]))
+
+    zero = np.zeros(cases.rows)
+    start, end, answers = bisect(at, zero, zero + 1)
+    return (start, end), answers
+
+
+def weight_to_zero(fuse: Fuse, cases: Cases) -> Floats:
+    """A weight of 1e-13 is as good as none."""
+    gone, next_to = _weights_next_to_zero(cases)
+    change = total_variation(fuse(cases.log_probs, gone), fuse(cases.log_probs, next_to))
+    return np.where(np.isnan(change), np.inf, change - JUMP)
+
+
+def _weights_next_to_zero(cases: Cases) -> tuple[Floats, Floats]:
+    assert cases.towards is not None
+    chosen = np.arange(len(cases.weights))[:, None] == cases.towards
+    gone = np.where(chosen, 0.0, cases.weights)
+    next_to = np.where(chosen, NEXT_TO_NOTHING, cases.weights)
+    return gone / gone.sum(axis=0), next_to / next_to.sum(axis=0)
+
+
+def boundary(fuse: Fuse, cases: Cases) -> Floats:
+    """Different ways to the same zeros lead to the same pool, and it is the pool at the zeros themselves.
+
+    Two depths tell a jump from a slow modulus: the spread of a continuous pool shrinks as the ways deepen.
+    """
+    spreads = [_spread(fuse, cases, depth) for depth in DEPTHS]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        stays = spreads[1] >= SHRINKS * spreads[0]
+    nowhere = np.isnan(spreads[0]) | np.isnan(spreads[1])
+    return np.where(nowhere, np.inf, np.where(stays, spreads[1] - SPREAD, -SPREAD))
+
+
+def _spread(fuse: Fuse, cases: Cases, depth: float) -> Floats:
+    """The widest total variation between the pools along four ways at a depth, and the pool at the end."""
+    pools = [fuse(cases.log_probs, cases.weights)]
+    pools += [fuse(*_approach(cases, depth, way)) for way in range(PATHS)]
+    widest = np.zeros(cases.rows)
+    for one in range(len(pools)):
+        for other in range(one):
+            widest = np.maximum(widest, total_variation(pools[one], pools[other]))
+    return widest
+
+
+def _approach(cases: Cases, depth: float, way: int) -> tuple[Floats, Floats]:
+    """Zeros replaced by exp(-depth u): u is 1 for all, or its own for every teacher and class."""
+    random = np.random.default_rng(way)
+    teachers, _, classes = cases.log_probs.shape
+    slopes = np.ones((teachers, 1, classes)) if way == 0 else random.uniform(0.1, 1.0, (teachers, 1, classes))
+    filled = np.where(cases.log_probs == -np.inf, -depth * slopes, cases.log_probs)
+    return np.asarray(simplex.log_softmax(filled)), cases.weights
+
+
+def segments(sampler: Sampler, generator: Generator, rows: int) -> Cases:
+    """Segments that cross ties: to other beliefs, to swapped teachers or classes, from vertex to vertex."""
+    log_probs = _lifted(sampler.beliefs(generator, rows))
+    far = _lifted(sampler.beliefs(generator, rows))
+    weights, far_weights = sampler.weights(rows), sampler.weights(rows)
+    kind = np.arange(rows) % 6
+    order = sampler.random.permutation(sampler.teachers)
+    columns = sampler.random.permutation(sampler.classes)
+    far = np.where((kind == 1)[:, None], log_probs[order], far)  # teachers change places
+    far = np.where((kind == 2)[:, None], log_probs[:, :, columns], far)  # classes do
+    far = np.where((kind >= 3)[:, None], log_probs, far)  # only weight moves
+    still = (kind == 1) | (kind == 2)
+    far_weights = np.where(still, weights, far_weights)
+    one, other = np.eye(sampler.teachers)[sampler.random.integers(sampler.teachers, size=(2, rows))]
+    weights = np.where(kind == 4, one.T, weights)
+    far_weights = np.where(kind == 4, other.T, far_weights)
+    # Two teachers between (.4, .6) and (.6, .4): the tie of weights is in the middle.
+    lean = 0.4 * one + 0.6 * other
+    weights = np.where(kind == 5, lean.T, weights)
+    far_weights = np.where(kind == 5, (one + other - lean).T, far_weights)
+    return Cases(log_probs, weights, far_log_probs=far, far_weights=far_weights)
+
+
+def _lifted(log_probs: Floats) -> Floats:
+    return np.asarray(simplex.log_softmax(np.maximum(log_probs, np.log(LOWEST))))
+
+
+def _vanishing(sampler: Sampler, generator: Generator, rows: int) -> Cases:
+    return Cases(
+        _lifted(sampler.beliefs(generator, rows)),
+        sampler.positive_weights(rows),
+        towards=sampler.random.integers(sampler.teachers, size=rows),
+    )
+
+
+def _at_the_boundary(sampler: Sampler, generator: Generator, rows: int) -> Cases:
+    return Cases(generator(sampler.random, sampler.teachers, rows, sampler.classes), sampler.weights(rows))
+
+
+def _explain_jump(fuse: Fuse, case: Cases) -> dict[str, object]:
+    (start, end), (near, far) = _last_piece(fuse, case)
+    return {
+        "segment": f"from t = {start[0]!r} to {end[0]!r} of the way to the far end",
+        "pool": {"before": shown(near), "behind": shown(far)},
+        "law": "the pool does not jump",
+    }
+
+
+def _explain_weight(fuse: Fuse, case: Cases) -> dict[str, object]:
+    gone, next_to = _weights_next_to_zero(case)
+    assert case.towards is not None
+    return {
+        "pool": {
+            f"w_{int(case.towards[0])} = 0": shown(fuse(case.log_probs, gone)),
+            f"w_{int(case.towards[0])} = 1e-13": shown(fuse(case.log_probs, next_to)),
+        },
+        "law": "they are the same",
+    }
+
+
+def _explain_boundary(fuse: Fuse, case: Cases) -> dict[str, object]:
+    ways = {f"way {way}": shown(fuse(*_approach(case, DEPTHS[1], way))) for way in range(PATHS)}
+    return {
+        "pool": {"at the zeros": shown(fuse(case.log_probs, case.weights)), **ways},
+        "law": "all ways to the zeros lead to the pool there",
+    }
+
+
+CHECKS = (
+    Check(
+        "no_jump", AXIOM, 1, "A is continuous along a segment of positive profiles and weights",
+        jump, _explain_jump, draw=segments, sources=tuple(POSITIVE), needs=2,
+    ),
+    Check(
+        "weight_to_zero", AXIOM, 1, "A(P; w) tends to A(P; w without j) as w_j tends to 0",
+        weight_to_zero, _explain_weight, draw=_vanishing, sources=("dirichlet", "coarse", "swapped"), needs=2,
+    ),
+    Check(
+        "boundary", AXIOM, 2, "A(P) tends to A(P0) as P tends to P0, where P0 has zeros",
+        boundary, _explain_boundary, draw=_at_the_boundary, sources=("zeros",),
+    ),
+)  # fmt: skip
