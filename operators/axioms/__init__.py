@@ -1,4 +1,29 @@
-"""The five axioms as named laws over data: levels, cases, generators and checks.
+"""The five axioms as named laws over data, and the certifier that asks an operator all of them."""
 
-The certifier that runs them over a budget is not here yet; every check can be called by itself.
-"""
+from operators.axioms.cases import Cases, NotJudged
+from operators.axioms.certificate import Certificate, Finding, Question, Verdict
+from operators.axioms.certify import certify, question_of, replay
+from operators.axioms.check import GATES, Check
+from operators.axioms.levels import AXIOMS, LEVELS, PROFILES, required_levels
+from operators.axioms.trials import CHECKS
+from operators.axioms.witness import Witness
+
+__all__ = [
+    "AXIOMS",
+    "CHECKS",
+    "GATES",
+    "LEVELS",
+    "PROFILES",
+    "Cases",
+    "Certificate",
+    "Check",
+    "Finding",
+    "NotJudged",
+    "Question",
+    "Verdict",
+    "Witness",
+    "certify",
+    "question_of",
+    "replay",
+    "required_levels",
+]

@@ -1,7 +1,7 @@
 """What a check is: a named law over data, usable on any cases, with or without a certifier around it."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from operators.base import Domain, Fuse
 Measure: TypeAlias = Callable[[Fuse, Cases], Floats]
 # What was compared, for a person: the sides of the law on a single case.
 Explain: TypeAlias = Callable[[Fuse, Cases], dict[str, object]]
+
+Cost: TypeAlias = Literal["pointwise", "paths", "segments", "hull", "batch"]
 
 GATES = ("weight_zero_absence", "row_independence")
 
@@ -77,7 +79,9 @@ class Check(NamedTuple):
         sources: the generators, by name; those among ``EXTREME`` only where the domain holds zeros.
         allowed: the share of cases that may break it: 0, but for laws about most cases.
         climb: whether a search may try to make a case worse by moving it a little.
+        cost: how it asks: once or twice a case, along a path, by bisection; a budget has counts for each.
         needs: how many teachers it needs at least.
+        implied_by: a stronger law on the same cases; where that is never broken, this one is not either.
     """
 
     name: str
@@ -90,7 +94,9 @@ class Check(NamedTuple):
     sources: tuple[str, ...] = (*generators.POSITIVE, *generators.EXTREME)
     allowed: float = 0.0
     climb: bool = False
+    cost: Cost = "pointwise"
     needs: int = 1
+    implied_by: str | None = None
 
 
 def outside(value: Floats, tolerance: Floats | float) -> Floats:
@@ -104,5 +110,5 @@ def where_answered(answer: Floats, margin: Floats) -> Floats:
 
 
 def shown(log_probs: Floats) -> list[object]:
-    """Probabilities of one row for a person: enough digits to check by hand."""
-    return [float(f"{value:.10g}") for value in np.exp(np.ravel(log_probs))]
+    """Probabilities of one row for a person: enough digits to check by hand, None where there is none."""
+    return [float(f"{value:.10g}") if np.isfinite(value) else None for value in np.exp(np.ravel(log_probs))]

@@ -126,7 +126,7 @@ CHECKS = (
     ),
     Check(
         "no_jump_in_temperature", AXIOM, 0, "T to A(S_T P) is continuous", no_jump_in_temperature,
-        _explain_jump, draw=_positive, sources=("dirichlet", "coarse", "swapped"),
+        _explain_jump, draw=_positive, sources=("dirichlet", "coarse", "swapped"), cost="segments",
     ),
     Check(
         "shared_ranking", AXIOM, 1, "p_kc > p_kd for all k => A(S_T P)_c >= A(S_T P)_d", shared_ranking,

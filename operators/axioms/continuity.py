@@ -14,7 +14,7 @@ AXIOM = "continuity"
 HALVINGS = 44
 JUMP = 1e-6
 LOWEST = 1e-6  # the smallest probability of a segment's ends: steeper slopes look like jumps and are none
-NEXT_TO_NOTHING = 1e-13
+NEXT_TO_NOTHING = (1e-13, 1e-26)
 DEPTHS = (85.0, 690.0)
 PATHS = 4
 SPREAD = 0.02
@@ -74,18 +74,28 @@ def _last_piece(fuse: Fuse, cases: Cases) -> tuple[tuple[Floats, Floats], tuple[
 
 
 def weight_to_zero(fuse: Fuse, cases: Cases) -> Floats:
-    """A weight of 1e-13 is as good as none."""
-    gone, next_to = _weights_next_to_zero(cases)
-    change = total_variation(fuse(cases.log_probs, gone), fuse(cases.log_probs, next_to))
-    return np.where(np.isnan(change), np.inf, change - JUMP)
+    """A weight next to nothing is as good as none, or comes to it as it shrinks further.
+
+    The second depth spares pools that are continuous and steep there: with r = 2 a Hölder pool moves by the
+    root of the weight.
+    """
+    gone = _with_weight(cases, 0.0)
+    alone = fuse(cases.log_probs, gone)
+    change, deeper = (
+        total_variation(alone, fuse(cases.log_probs, _with_weight(cases, weight)))
+        for weight in NEXT_TO_NOTHING
+    )
+    margin = np.where(deeper < SHRINKS * change, -JUMP, change - JUMP)
+    margin = np.where(np.isnan(change) | np.isnan(deeper), np.inf, margin)
+    return np.where(np.isnan(gone).any(axis=0), -np.inf, margin)  # nobody else has any weight
 
 
-def _weights_next_to_zero(cases: Cases) -> tuple[Floats, Floats]:
+def _with_weight(cases: Cases, weight: float) -> Floats:
     assert cases.towards is not None
     chosen = np.arange(len(cases.weights))[:, None] == cases.towards
-    gone = np.where(chosen, 0.0, cases.weights)
-    next_to = np.where(chosen, NEXT_TO_NOTHING, cases.weights)
-    return gone / gone.sum(axis=0), next_to / next_to.sum(axis=0)
+    changed = np.where(chosen, weight, cases.weights)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(changed / changed.sum(axis=0))
 
 
 def boundary(fuse: Fuse, cases: Cases) -> Floats:
@@ -169,15 +179,12 @@ def _explain_jump(fuse: Fuse, case: Cases) -> dict[str, object]:
 
 
 def _explain_weight(fuse: Fuse, case: Cases) -> dict[str, object]:
-    gone, next_to = _weights_next_to_zero(case)
     assert case.towards is not None
-    return {
-        "pool": {
-            f"w_{int(case.towards[0])} = 0": shown(fuse(case.log_probs, gone)),
-            f"w_{int(case.towards[0])} = 1e-13": shown(fuse(case.log_probs, next_to)),
-        },
-        "law": "they are the same",
+    pools = {
+        f"w_{int(case.towards[0])} = {weight:g}": shown(fuse(case.log_probs, _with_weight(case, weight)))
+        for weight in (0.0, *NEXT_TO_NOTHING)
     }
+    return {"pool": pools, "law": "they come to the same"}
 
 
 def _explain_boundary(fuse: Fuse, case: Cases) -> dict[str, object]:
@@ -191,7 +198,7 @@ def _explain_boundary(fuse: Fuse, case: Cases) -> dict[str, object]:
 CHECKS = (
     Check(
         "no_jump", AXIOM, 1, "A is continuous along a segment of positive profiles and weights",
-        jump, _explain_jump, draw=segments, sources=tuple(POSITIVE), needs=2,
+        jump, _explain_jump, draw=segments, cost="segments", sources=tuple(POSITIVE), needs=2,
     ),
     Check(
         "weight_to_zero", AXIOM, 1, "A(P; w) tends to A(P; w without j) as w_j tends to 0",

@@ -52,8 +52,13 @@ def _unanimous(cases: Cases) -> Cases:
 
 def odds_internality(fuse: Fuse, cases: Cases) -> Floats:
     """min_k log p_kc/p_kd <= log A_c/A_d <= max_k log p_kc/p_kd, over teachers of positive weight."""
+    return odds_internality_within(fuse, cases, LOG_ODDS)
+
+
+def odds_internality_within(fuse: Fuse, cases: Cases, tolerance: float) -> Floats:
+    """Odds-internality to a tolerance of every log-odds, relative above 1."""
     answer = fuse(cases.log_probs, cases.weights)
-    return where_answered(answer, _odds_margin(answer, cases, anchored=False))
+    return where_answered(answer, _odds_margin(answer, cases, anchored=False, tolerance=tolerance))
 
 
 def anchored_odds_internality(fuse: Fuse, cases: Cases) -> Floats:
@@ -62,10 +67,14 @@ def anchored_odds_internality(fuse: Fuse, cases: Cases) -> Floats:
     return where_answered(answer, _odds_margin(answer, cases, anchored=True))
 
 
-def _odds_margin(answer: Floats, cases: Cases, *, anchored: bool) -> Floats:
+def _odds_margin(answer: Floats, cases: Cases, *, anchored: bool, tolerance: float = LOG_ODDS) -> Floats:
     margin = np.full(cases.rows, -np.inf)
     for first, second in _pairs(answer, cases):
-        np.maximum(margin, _pair_margin(answer, cases, first, second, anchored), out=margin)
+        np.maximum(
+            margin,
+            _pair_margin(answer, cases, first, second, anchored=anchored, tolerance=tolerance),
+            out=margin,
+        )
     return margin
 
 
@@ -95,7 +104,9 @@ def _pair_margin(
     cases: Cases,
     first: np.ndarray,
     second: np.ndarray,
-    anchored: bool,  # noqa: FBT001
+    *,
+    anchored: bool,
+    tolerance: float,
 ) -> Floats:
     rows = np.arange(len(answer))[:, None]
     with np.errstate(invalid="ignore"):
@@ -109,7 +120,7 @@ def _pair_margin(
         top = np.maximum(top, 0.0)
     free = (top == np.inf) | (mine == -np.inf) | np.isnan(mine)
     with np.errstate(invalid="ignore"):
-        over = mine - top - LOG_ODDS * (1 + np.where(np.isfinite(mine), np.abs(mine), 0))
+        over = mine - top - tolerance * (1 + np.where(np.isfinite(mine), np.abs(mine), 0))
     return np.asarray(np.where(free, -np.inf, over).max(axis=-1))
 
 
@@ -168,7 +179,7 @@ def explain_odds(fuse: Fuse, case: Cases) -> dict[str, object]:
     for first in range(classes):
         for second in range(classes):
             pair = (np.full((1, 1), first), np.full((1, 1), second))
-            margin = float(_pair_margin(answer, case, *pair, False)[0])
+            margin = float(_pair_margin(answer, case, *pair, anchored=False, tolerance=LOG_ODDS)[0])
             worst = max(worst, (margin, first, second))
     _, first, second = worst
     with np.errstate(all="ignore"):
@@ -197,7 +208,7 @@ CHECKS = (
     Check(
         "anchored_odds_internality", AXIOM, 1,
         "min(0, min_k log p_kc/p_kd) <= log A_c/A_d <= max(0, max_k log p_kc/p_kd)",
-        anchored_odds_internality, explain_odds, climb=True,
+        anchored_odds_internality, explain_odds, climb=True, implied_by="odds_internality",
     ),
     Check(
         "odds_internality", AXIOM, 2,
@@ -209,5 +220,7 @@ CHECKS = (
         draw=_unanimous_profiles, climb=True,
     ),
     Check("box", AXIOM, 3, "min_k p_kc <= A_c <= max_k p_kc", box, _explain_box),
-    Check("hull", AXIOM, 4, "A = sum_k a_k p_k, a_k >= 0, sum_k a_k = 1", hull, _explain_box),
+    Check(
+        "hull", AXIOM, 4, "A = sum_k a_k p_k, a_k >= 0, sum_k a_k = 1", hull, _explain_box, cost="hull",
+    ),
 )  # fmt: skip

@@ -95,6 +95,6 @@ CHECKS = (
     ),
     Check(
         "row_independence", "row_independence", 0, "a row's answer depends on that row alone",
-        row_independence, _explain_rows,
+        row_independence, _explain_rows, cost="batch",
     ),
 )  # fmt: skip

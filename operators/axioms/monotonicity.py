@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from operators.axioms.cases import Cases, Floats, divergence, total_variation
+from operators.axioms.cases import Cases, Floats, divergence, hilbert, total_variation
 from operators.axioms.check import Check, Sampler, outside, shown, where_answered
 from operators.axioms.generators import POSITIVE, Generator
 from operators.base import Fuse
@@ -79,7 +79,9 @@ def no_dead_zone(fuse: Fuse, cases: Cases) -> Floats:
     answers = path(fuse, cases)
     way = total_variation(answers[0], answers[-1])
     moved = total_variation(answers[0], answers[1])
-    return _judge(answers, np.where((way > FAR) & (moved < STILL), 1.0, -1.0))
+    # In log-odds too: a teacher's 1e-200 may move a pool by less than any probability shows.
+    still = (moved < STILL) & (hilbert(answers[0], answers[1]) < LOG_ODDS)
+    return _judge(answers, np.where((way > FAR) & still, 1.0, -1.0))
 
 
 def probabilities_move_one_way(fuse: Fuse, cases: Cases) -> Floats:
@@ -138,25 +140,25 @@ def _explain_ends(fuse: Fuse, case: Cases) -> dict[str, object]:
 CHECKS = (
     Check(
         "divergence_falls", AXIOM, 1, "KL(A(P; e_k) || A(P; (1-d) w + d e_k)) does not rise with d",
-        divergence_falls, _explain_path, draw=_paths, climb=True, needs=2,
+        divergence_falls, _explain_path, draw=_paths, cost="paths", climb=True, needs=2,
     ),
     Check(
         "responsive", AXIOM, 1, "on 5 % of the probes at least, some weight on a teacher moves the pool",
-        responsive, _explain_ends, draw=_paths, sources=("dirichlet",), allowed=0.95, needs=2,
+        responsive, _explain_ends, draw=_paths, cost="paths", sources=("dirichlet",), allowed=0.95, needs=2,
     ),
     Check(
         "odds_move_one_way", AXIOM, 2, "log A_c/A_d is monotone in d along (1-d) w + d e_k",
-        odds_move_one_way, _explain_odds, draw=_paths, climb=True, needs=2,
+        odds_move_one_way, _explain_odds, draw=_paths, cost="paths", climb=True, needs=2,
     ),
     Check(
         "vertex_fidelity", AXIOM, 2, "A(P; e_k) = p_k", vertex_fidelity, _explain_ends, draw=_paths, needs=2,
     ),
     Check(
         "no_dead_zone", AXIOM, 2, "a step of .02 towards p_k moves A", no_dead_zone, _explain_ends,
-        draw=_paths, sources=tuple(POSITIVE), needs=2,
+        draw=_paths, cost="paths", sources=tuple(POSITIVE), needs=2,
     ),
     Check(
         "probabilities_move_one_way", AXIOM, 3, "A_c is monotone in d along (1-d) w + d e_k",
-        probabilities_move_one_way, _explain_ends, draw=_paths, needs=2,
+        probabilities_move_one_way, _explain_ends, draw=_paths, cost="paths", needs=2,
     ),
 )  # fmt: skip
