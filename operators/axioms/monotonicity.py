@@ -29,7 +29,9 @@ def path(fuse: Fuse, cases: Cases) -> Floats:
 
 
 def _judge(answers: Floats, margin: Floats) -> Floats:
-    return where_answered(answers.sum(axis=0), margin)
+    """A path that starts at a pool and loses it breaks any law of paths."""
+    lost = np.isnan(answers).any(axis=(0, 2))
+    return where_answered(answers[0], np.where(lost, np.inf, margin))
 
 
 def divergence_falls(fuse: Fuse, cases: Cases) -> Floats:
@@ -71,7 +73,7 @@ def vertex_fidelity(fuse: Fuse, cases: Cases) -> Floats:
     vertex = (np.arange(len(cases.log_probs))[:, None] == cases.towards).astype(np.float64)
     answer = fuse(cases.log_probs, vertex)
     alone = cases.log_probs[cases.towards, np.arange(cases.rows)]
-    return where_answered(answer, outside(np.abs(np.exp(answer) - np.exp(alone)).max(axis=-1), VERTEX))
+    return outside(np.abs(np.exp(answer) - np.exp(alone)).max(axis=-1), VERTEX)
 
 
 def no_dead_zone(fuse: Fuse, cases: Cases) -> Floats:
@@ -104,7 +106,8 @@ def _explain_path(fuse: Fuse, case: Cases) -> dict[str, object]:
     answers = path(fuse, case)[:, 0]
     distance = divergence(answers[-1], answers)
     with np.errstate(invalid="ignore"):
-        place = int(np.nanargmax(np.diff(distance)))
+        rise = np.diff(distance)
+    place = int(np.argmax(np.where(np.isnan(rise), np.inf, rise)))
     return {
         "pool": {f"{STEPS[i]:g}": shown(answers[i]) for i in (0, place, place + 1, len(STEPS) - 1)},
         "divergence": f"{distance[place]:.6g} at delta {STEPS[place]:g}, {distance[place + 1]:.6g} at "

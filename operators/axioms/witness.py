@@ -130,7 +130,7 @@ def shrink(check: Check, fuse: Fuse, case: Cases, *, lowest: float) -> tuple[Cas
     shrunk, changed = case, False
     for _ in range(MOST_SHRINKS):
         for smaller in _smaller(shrunk, lowest):
-            if len(smaller.log_probs) >= check.needs and broken(check, fuse, smaller):
+            if len(smaller.log_probs) >= check.needs and _sound(smaller) and broken(check, fuse, smaller):
                 shrunk, changed = smaller, True
                 break
         else:
@@ -203,7 +203,7 @@ def _rounded(case: Cases, digits: int, lowest: float) -> Iterator[Cases]:
     ]
     for option in options:
         smaller = case._replace(**option)  # type: ignore[arg-type]
-        if not _same(smaller, case) and _simpler(smaller, case):
+        if not _same(smaller, case) and _digits(smaller) < _digits(case):
             yield smaller
 
 
@@ -232,15 +232,13 @@ def _same(one: Cases, other: Cases) -> bool:
     )
 
 
-def _simpler(one: Cases, other: Cases) -> bool:
-    """Fewer digits in all, and still beliefs and shares: nothing negative, nothing lost."""
-    for log_probs in (one.log_probs, one.far_log_probs):
-        if log_probs is not None and (np.isnan(log_probs).any() or (log_probs > 0).any()):
-            return False
-    for weights in (one.weights, one.far_weights):
-        if weights is not None and (weights < 0).any():
-            return False
-    return _digits(one) < _digits(other)
+def _sound(case: Cases) -> bool:
+    """Whether it still holds beliefs and shares: nothing negative, nothing lost."""
+    beliefs = [part for part in (case.log_probs, case.far_log_probs) if part is not None]
+    shares = [part for part in (case.weights, case.far_weights) if part is not None]
+    return not any(np.isnan(part).any() or (part > 1e-12).any() for part in beliefs) and not any(
+        np.isnan(part).any() or (part < 0).any() for part in shares
+    )
 
 
 def _digits(case: Cases) -> int:

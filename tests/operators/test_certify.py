@@ -1,0 +1,335 @@
+"""The certifier: proved pools pass, every mutant is caught by the axiom that should catch it, at quick."""
+
+import json
+from functools import reduce
+
+import numpy as np
+import pytest
+
+from operators import geometric, holder, linear, simplex
+from operators.axioms import AXIOMS, GATES, NotJudged, certify, replay
+from operators.base import Claim, Disclaimer, Operator
+from operators.errors import InvalidParameter
+
+A1, A2, A3, A4, A5 = AXIOMS
+ABSENT, ROWS = GATES
+
+
+def run(fuse, domain="zeros", **options):
+    options = {"teachers": 3, "classes": 10, "profile": "strict"} | options
+    return certify(Operator("mutant", (), fuse, domain), **options)
+
+
+def normal(log_probs):
+    return simplex.log_softmax(log_probs)
+
+
+def mean(log_probs, weights):
+    return linear().fuse(log_probs, weights)
+
+
+def masked(weights, log_probs, otherwise):
+    return np.where(weights[..., None] > 0, log_probs, otherwise)
+
+
+LEVELS = {
+    "linear": (linear(), (4, 2, 3, 2, 1)),
+    "geometric": (geometric(), (2, 1, 2, 1, 2)),
+    "holder .5": (holder(exponent=0.5), (2, 2, 2, 2, 1)),
+    "holder 2": (holder(exponent=2), (2, 2, 2, 2, 1)),
+    "holder -1": (holder(exponent=-1), (2, 1, 2, 1, 1)),
+    "holder .05": (holder(exponent=0.05), (2, 2, 2, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_proved_pools_reach_their_published_levels_without_a_false_alarm(name):
+    operator, levels = LEVELS[name]
+    certificate = certify(operator, teachers=3, classes=10)
+    assert certificate.admitted
+    assert tuple(certificate.axioms[axiom].level for axiom in AXIOMS) == levels
+    assert all(verdict.level == 0 for verdict in certificate.gates.values())
+    closure = next(f for f in certificate.axioms[A1].findings if f.check.name == "odds_internality")
+    assert closure.trials >= 100_000
+    text = json.dumps(certificate.as_dict(), allow_nan=False)
+    assert certify(operator, teachers=3, classes=10).as_dict() == json.loads(text) | {}
+
+
+# ---- impostors that are published, and mutants of our own: fuse, domain, what must catch them
+
+
+def unweighted_max(p, _):
+    return normal(p.max(axis=0))
+
+
+def unweighted_median(p, _):
+    return normal(np.median(p, axis=0))
+
+
+def weighted_median(p, w):
+    order = np.argsort(p, axis=0)
+    shares = np.take_along_axis(np.broadcast_to(w[..., None], p.shape), order, axis=0)
+    place = (np.cumsum(shares, axis=0) >= 0.5).argmax(axis=0)
+    return normal(np.take_along_axis(np.take_along_axis(p, order, axis=0), place[None], axis=0)[0])
+
+
+def smallest(p, w):
+    return normal(masked(w, p, np.inf).min(axis=0))
+
+
+def vote(p, w):
+    hard = np.where(np.arange(p.shape[-1]) == p.argmax(axis=-1)[..., None], 0.0, -np.inf)
+    return mean(hard, w)
+
+
+def top_two(p, w):
+    pool = mean(p, w)
+    return normal(np.where(pool >= np.sort(pool, axis=-1)[..., -2:-1], pool, -np.inf))
+
+
+def surest_only(p, w):
+    entropy = -np.where(p == -np.inf, 0, np.exp(p) * p).sum(axis=-1)
+    return p[np.where(w > 0, entropy, np.inf).argmin(axis=0), np.arange(p.shape[1])]
+
+
+def gate(p, w):
+    heard = np.where(p.max(axis=-1) >= np.log(0.6), w, 0)
+    return np.log((heard[..., None] * np.exp(p)).sum(axis=0) / heard.sum(axis=0)[:, None])
+
+
+def own_weights(p, _):
+    shares = np.where(np.arange(p.shape[-1]) % len(p) == np.arange(len(p))[:, None], 0.8, 0.2 / (len(p) - 1))
+    return normal(np.log((shares[:, None] * np.exp(p)).sum(axis=0)))
+
+
+def experts(p, w):
+    return normal(len(p) * simplex.weighted_sum(p, w))
+
+
+def twice_softmax(p, w):
+    return normal((w[..., None] * np.exp(p)).sum(axis=0))
+
+
+def shrunk(p, w):
+    return np.log(0.95 * np.exp(mean(p, w)) + 0.05 / p.shape[-1])
+
+
+def sharpened(p, w):
+    return normal(2 * mean(p, w))
+
+
+def blurred(p, w):
+    return normal(geometric().fuse(simplex.floor(p, 1e-6), w))
+
+
+PUBLISHED = {
+    "unweighted max": (unweighted_max, "zeros", {A1, A3, ABSENT}),
+    "unweighted median": (unweighted_median, "floored", {A1, A3, ABSENT}),
+    "weighted median": (weighted_median, "floored", {A3, A4}),
+    "smallest": (smallest, "floored", {A3, A4}),
+    "vote": (vote, "zeros", {A1, A2, A4, A5}),
+    "top two": (top_two, "floored", {A1, A2, A4, A5}),
+    "surest only": (surest_only, "floored", {A3, A4, A5}),
+    "gate": (gate, "floored", {A1, A3, A4, A5}),
+    "own weights": (own_weights, "floored", {A1, A3, A5}),
+    "product of experts": (experts, "floored", {A1, A3}),
+    "double softmax": (twice_softmax, "zeros", {A1, A3, A5}),
+    "shrunk": (shrunk, "zeros", {A1, A3, A5}),
+    "sharpened": (sharpened, "zeros", {A1, A3, A5}),
+    "smoothed": (blurred, "zeros", {A1, A3, A5}),
+}
+
+
+def where(rows, one, other):
+    return np.where(np.asarray(rows)[:, None], one, other)
+
+
+def at_extreme_weights(p, w):
+    return where(w.max(axis=0) > 0.9999, normal(0.9 * mean(p, w)), mean(p, w))
+
+
+def at_ties(p, w):
+    tied = (np.diff(np.sort(p[0], axis=-1), axis=-1) == 0).any(axis=-1)
+    return where(tied, normal(1.2 * mean(p, w)), mean(p, w))
+
+
+def from_five_classes(p, w):
+    return normal(1.1 * mean(p, w)) if p.shape[-1] >= 5 else mean(p, w)
+
+
+def when_cold(p, w):
+    """As a softened teacher shows: very sure teachers are made less sure."""
+    return where(p.max(axis=-1).min(axis=0) > np.log(0.999), normal(0.8 * mean(p, w)), mean(p, w))
+
+
+def in_float32(p, w):
+    return mean(p, w) + (1e-3 if p.dtype == np.float32 else 0)
+
+
+def with_a_zero(p, w):
+    return where((p == -np.inf).any(axis=(0, 2)), normal(0.9 * mean(p, w)), mean(p, w))
+
+
+def by_the_batch(p, w):
+    pool = mean(p, w)
+    return normal(pool * (1 + 1e-7 * np.exp(pool[:, 0]).mean()))
+
+
+def by_the_place(p, w):
+    return where(np.arange(p.shape[1]) == 1, normal(1.000001 * mean(p, w)), mean(p, w))
+
+
+def hears_the_absent(p, w):
+    heard = w + 1e-4
+    return mean(p, heard / heard.sum(axis=0))
+
+
+def loses_the_small(p, w):
+    pool = mean(p, w)
+    return np.where(pool < np.log(1e-150), -np.inf, pool)
+
+
+def jumps_at_a_third(p, w):
+    return where(w[0] > 1 / 3, mean(p, w), geometric().fuse(simplex.floor(p, 1e-9), w))
+
+
+def stays_put(p, w):
+    far = np.where(w > 0.9, 1.0, np.where(w < 0.1, 0.0, w))
+    return mean(p, far / far.sum(axis=0))
+
+
+def overshoots(p, w):
+    bent = w + 0.3 * np.sin(2 * np.pi * w) * (w > 0)
+    return mean(p, np.maximum(bent, 1e-9 * (w > 0)) / np.maximum(bent, 1e-9 * (w > 0)).sum(axis=0))
+
+
+def forgets_one_teacher(p, w):
+    return mean(p[:1], np.ones_like(w[:1])) if len(p) == 2 else mean(p, w)
+
+
+MUTANTS = {
+    "at extreme weights": (at_extreme_weights, "zeros", A1),
+    "at ties": (at_ties, "zeros", A1),
+    "from five classes": (from_five_classes, "zeros", A1),
+    "when cold": (when_cold, "zeros", A5),
+    "in float32": (in_float32, "zeros", A1),
+    "with a zero": (with_a_zero, "zeros", A1),
+    "by the batch": (by_the_batch, "zeros", ROWS),
+    "by the place": (by_the_place, "zeros", ROWS),
+    "hears the absent": (hears_the_absent, "zeros", ABSENT),
+    "loses the small": (loses_the_small, "zeros", A2),
+    "jumps at a third": (jumps_at_a_third, "zeros", A4),
+    "stays put": (stays_put, "zeros", A3),
+    "overshoots": (overshoots, "zeros", A3),
+    "forgets one teacher": (forgets_one_teacher, "zeros", ABSENT),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_impostors_fail_where_they_are_said_to(name):
+    fuse, domain, expected = PUBLISHED[name]
+    certificate = run(fuse, domain)
+    assert not certificate.admitted
+    assert expected <= set(certificate.violations)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_are_caught_by_the_axiom_that_should_catch_them(name):
+    fuse, domain, axiom = MUTANTS[name]
+    certificate = run(fuse, domain)
+    assert axiom in certificate.violations
+    verdict = {**certificate.axioms, **certificate.gates}[axiom]
+    assert verdict.witness is not None
+    assert verdict.witness.margin > 0
+    again = json.loads(json.dumps(verdict.witness.as_dict(), allow_nan=False))
+    _, margin, _ = replay(Operator("mutant", (), fuse, domain), again)
+    assert margin > 0
+
+
+def reverses_one_in_ten_thousand(p, w):
+    """The linear pool, but for one profile in ten thousand whose two first classes change places."""
+    pool = mean(p, w)
+    rare = np.abs(np.sin(1e4 * p[0, :, 0])) < 1.57e-4
+    turned = pool.copy()
+    turned[:, [0, 1]] = pool[:, [1, 0]]
+    return where(rare, turned, pool)
+
+
+def test_one_reversed_profile_in_ten_thousand_is_refused_with_a_witness_to_check_by_hand():
+    certificate = run(reverses_one_in_ten_thousand)
+    assert A1 in certificate.violations
+    witness = certificate.axioms[A1].witness
+    assert witness.case.log_probs.shape[0] <= 3
+    assert witness.case.log_probs.shape[-1] <= 4
+    assert "law" in witness.told
+
+
+def test_a_witness_is_small_and_round():
+    witness = run(experts, "floored").axioms[A1].witness
+    data = witness.as_dict()["case"]
+    digits = [len(f"{value:g}") for row in np.ravel(data["probabilities"]) for value in [row]]
+    assert np.shape(data["probabilities"])[0] <= 2
+    assert np.shape(data["probabilities"])[2] == 2
+    assert max(digits) <= 5
+
+
+@pytest.mark.parametrize(
+    ("fuse", "said"),
+    [
+        (lambda p, _: p, "shape"),
+        (lambda p, w: np.exp(mean(p, w)), "must return normalised log-probabilities"),
+        (lambda *_: 1 / 0, "ZeroDivisionError"),
+        (lambda p, w: mean(p, w).astype(int), "dtype int64"),
+    ],
+)
+def test_what_cannot_be_judged_is_not_called_broken(fuse, said):
+    with pytest.raises(NotJudged, match=said):
+        run(fuse)
+
+
+def test_claims_and_disclaimers_are_strict_both_ways():
+    proud = Operator("proud", (), geometric().fuse, "floored", claims=(Claim(A1, 3),))
+    modest = Operator("modest", (), linear().fuse, "zeros", disclaimers=(Disclaimer(A1, 3, "no reason"),))
+    proof = Operator("proved", (), linear().fuse, "zeros", claims=(Claim(A1, 4, "a convex combination"),))
+    found = [certify(operator, teachers=3, classes=3) for operator in (proud, modest, proof)]
+    assert "claims level 3" in found[0].contradictions[0]
+    assert "drop the disclaimer" in found[1].contradictions[0]
+    assert [certificate.admitted for certificate in found] == [False, False, True]
+    assert found[2].axioms[A1].proved
+
+
+def test_real_rows_are_judged_too():
+    rows = np.log(np.random.default_rng(0).dirichlet(np.ones(4), size=(3, 50)))
+    secret = rows[0, 7].copy()
+
+    def fuse(p, w):
+        return where((p[0] == secret).all(axis=-1) if p.shape[-1] == 4 else np.zeros(p.shape[1], bool),
+                     normal(1.1 * mean(p, w)), mean(p, w))  # fmt: skip
+
+    assert run(fuse, classes=4).admitted
+    assert A1 in run(fuse, classes=4, rows=rows).violations
+
+
+@pytest.mark.parametrize(
+    "options", [{"profile": "lax"}, {"budget": "brief"}, {"teachers": 0}, {"classes": 1}]
+)
+def test_impossible_questions_are_refused(options):
+    with pytest.raises(InvalidParameter):
+        run(mean, **options)
+
+
+def test_many_teachers_and_classes_are_judged_at_their_own_size():
+    certificate = certify(linear(), teachers=8, classes=1000)
+    assert certificate.admitted
+    odd = reduce(
+        lambda found, one: found or one.check.name == "closure", certificate.axioms[A1].findings, False
+    )
+    assert odd
+    assert A1 in run(lambda p, w: mean(p, w) + (1e-3 if p.shape[-1] == 1000 else 0), classes=1000).violations
+    eight = run(lambda p, w: normal(1.1 * mean(p, w)) if len(p) == 8 else mean(p, w), teachers=8)
+    assert A1 in eight.violations
+
+
+def test_one_teacher_alone():
+    assert certify(linear(), teachers=1, classes=3).admitted
+    assert certify(geometric(), teachers=1, classes=3).admitted
