@@ -17,8 +17,7 @@ ServiceError
 │   ├── NotAcceptable        none of the media types the client accepts can be served
 │   ├── TooLarge             more bytes or rows than the limits allow
 │   └── UnsupportedMediaType the body is of a type nobody here reads
-├── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
-└── NotReady                 the service is not, or no longer, answering
+└── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
 """
 
 from typing import ClassVar
@@ -132,9 +131,3 @@ class TeacherFailure(ServiceError):
     def __init__(self, message: str, *, teacher: str) -> None:
         super().__init__(message)
         self.teacher = teacher
-
-
-class NotReady(ServiceError):
-    """Raised when the service is not, or no longer, answering."""
-
-    code = "not_ready"

@@ -1,6 +1,6 @@
 """Bodies: rows out of JSON or Arrow, soft targets into JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,28 +83,60 @@ def _row_ids(ids: Any, count: int) -> pa.Array:
 
 
 def _regular(rows: list[Any], spec: wire.TensorSpec, name: str) -> Any:
-    """Rows of one shape as an array; the first that differs is named."""
+    """Rows of one shape as an array that says what the JSON says.
+
+    numpy finds one dtype for numbers of several kinds: it would round an integer beside a fraction and take
+    true for 1 before the cast could refuse it.
+    """
     try:
         values = np.asarray(rows)
-        if values.dtype.kind in "iuf" and _holds_boolean(rows):
-            raise BadInput(f"input {name!r}: true and false among numbers; it takes {spec}")
-        # Numbers beside text become text, so that a message would name the wrong value.
-        return values if values.dtype.kind in "biuf" else np.asarray(rows, dtype=object)
     except ValueError:
-        for position, row in enumerate(rows):
-            try:
-                shape = np.asarray(row).shape
-            except ValueError:
-                raise BadInput(f"input {name!r}: row {position} is ragged; it takes {spec}") from None
-            if shape != spec.shape:
-                raise BadInput(
-                    f"input {name!r}: row {position} has shape {list(shape)}; it takes {spec}"
-                ) from None
-        raise
+        raise _ragged(rows, spec, name) from None
+    if spec.dtype == "utf8" or values.dtype.kind not in "biuf":
+        return np.asarray(rows, dtype=object)  # text beside numbers stays what it is, and is refused by name
+    if values.dtype.kind == "b":
+        return values
+    scalars = list(_scalars(rows))
+    if any(isinstance(value, bool) for value in scalars):
+        raise BadInput(f"input {name!r}: true and false among numbers; it takes {spec}")
+    if values.dtype.kind == "f":
+        integers = [value for value in scalars if isinstance(value, int)]
+        if spec.dtype[1] in "iu" and len(integers) == len(scalars):
+            return _whole(rows, spec, name)
+        if spec.dtype[1] == "f":
+            for value in integers:
+                wire.cast([value], spec.dtype, name=name)
+    return values
 
 
-def _holds_boolean(value: Any) -> bool:
-    return any(map(_holds_boolean, value)) if isinstance(value, list) else isinstance(value, bool)
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _scalars(inner)
+    else:
+        yield value
+
+
+def _whole(rows: list[Any], spec: wire.TensorSpec, name: str) -> Array:
+    """Integers so large that numpy would make them fractions."""
+    try:
+        return np.array(rows, dtype=spec.dtype)
+    except OverflowError:
+        raise BadInput(
+            f"input {name!r}: an integer is beyond {spec.dtype}; send values in its range"
+        ) from None
+
+
+def _ragged(rows: list[Any], spec: wire.TensorSpec, name: str) -> BadInput:
+    """Names the first row that differs."""
+    for position, row in enumerate(rows):
+        try:
+            shape = np.asarray(row).shape
+        except ValueError:
+            return BadInput(f"input {name!r}: row {position} is ragged; it takes {spec}")
+        if shape != spec.shape:
+            return BadInput(f"input {name!r}: row {position} has shape {list(shape)}; it takes {spec}")
+    return BadInput(f"input {name!r}: rows differ in shape; it takes {spec}")
 
 
 def reply(

@@ -29,9 +29,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.NotAcceptable: 406,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
-    errors.NotReady: 503,
 }
-RETRY_AFTER_S = 1
 
 log = logger("api")
 
@@ -40,8 +38,6 @@ def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) ->
     """The reply to a request that cannot be answered."""
     status = STATUS[type(error)]
     headers = dict(headers or {})
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": str(error), "code": error.code}, status, headers)

@@ -35,7 +35,7 @@ class RecipeInfo(BaseModel):
     weights: dict[str, float]
     floor: float
     output_temperature: float
-    top_k: int | None
+    sparsity: dict[str, int] | None
 
 
 class PlanInfo(BaseModel):
@@ -99,7 +99,7 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
                 weights=dict(zip(names, known.recipe.weights, strict=True)),
                 floor=known.recipe.floor,
                 output_temperature=known.recipe.output_temperature,
-                top_k=known.recipe.top_k,
+                sparsity=None if known.recipe.top_k is None else {"top_k": known.recipe.top_k},
             )
             for name, known in recipes.items()
         },

@@ -1,7 +1,9 @@
 """``POST /v1/ensembles/{ensemble}/soft-targets`` as a plain ASGI endpoint: rows in, soft targets out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 
 import pyarrow as pa
 from pydantic_core import to_json
@@ -14,11 +16,13 @@ from service.engine.engine import Engine, in_order
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, TooLarge
 from service.keys import canonical_json
-from service.model import Group
+from service.model import Array, Group
 from soft_targets.wire import ARROW, FORMAT, ReplyWriter
 
 # Reading this much out of a body takes about a millisecond: above it, it leaves the event loop.
 LONG_BODY_BYTES = 1 << 18
+# Likewise for writing this much into a reply.
+LONG_REPLY_BYTES = 1 << 18
 
 
 class ClientGone(Exception):
@@ -54,16 +58,39 @@ class SoftTargets:
             row_ids, inputs = await asyncio.to_thread(bodies.read, body, body_media, ensemble, max_rows=rows)
         else:
             row_ids, inputs = bodies.read(body, body_media, ensemble, max_rows=rows)
-        groups = self._engine.answer(ensemble, effective, inputs)
-        if asked.order == "input":
-            groups = in_order(groups, len(row_ids))
-        if reply_media == ARROW:
-            await self._stream(send, ensemble, effective, row_ids, groups)
-        else:
+        answer = self._answer(
+            send,
+            ensemble,
+            effective,
+            row_ids=row_ids,
+            inputs=inputs,
+            order=asked.order,
+            media_type=reply_media,
+        )
+        await _while_listening(receive, answer)
+
+    async def _answer(
+        self,
+        send: Send,
+        ensemble: Ensemble,
+        effective: Effective,
+        *,
+        row_ids: pa.Array,
+        inputs: dict[str, Array],
+        order: str,
+        media_type: str,
+    ) -> None:
+        async with contextlib.aclosing(self._engine.answer(ensemble, effective, inputs)) as found:
+            groups = in_order(found, len(row_ids)) if order == "input" else found
+            if media_type == ARROW:
+                await self._stream(send, ensemble, effective, row_ids, groups)
+                return
             finished = [group async for group in groups]
-            document = bodies.reply(ensemble, effective, row_ids.to_pylist(), finished)
-            await _start(send, media.JSON)
-            await send({"type": "http.response.body", "body": to_json(document)})
+        size = len(row_ids) * effective.layout.row_bytes
+        encode = partial(_encode, ensemble, effective, row_ids, finished)
+        body = await asyncio.to_thread(encode) if size > LONG_REPLY_BYTES else encode()
+        await _start(send, media.JSON)
+        await send({"type": "http.response.body", "body": body})
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body, as long as it is within the limit."""
@@ -103,7 +130,9 @@ class SoftTargets:
         async for group in groups:
             errors = [failure and (failure.code, failure.message) for failure in group.failures]
             ids = row_ids.take(pa.array(group.rows, pa.int64()))
-            for piece in writer.group(ids, group.sources, group.values, errors):
+            pieces = writer.group(ids, group.sources, group.values, errors)
+            long = len(group.rows) * effective.layout.row_bytes > LONG_REPLY_BYTES
+            while piece := (await asyncio.to_thread(next, pieces, b"") if long else next(pieces, b"")):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": writer.close()})
 
@@ -118,6 +147,28 @@ def _metadata(ensemble: Ensemble, effective: Effective) -> dict[str, str]:
         "operator": canonical_json(effective.recipe.operator.as_dict()).decode(),
         "classes_digest": ensemble.classes_digest,
     }
+
+
+def _encode(ensemble: Ensemble, effective: Effective, row_ids: pa.Array, groups: list[Group]) -> bytes:
+    return to_json(bodies.reply(ensemble, effective, row_ids.to_pylist(), groups))
+
+
+async def _while_listening(receive: Receive, work: Coroutine[None, None, None]) -> None:
+    """Do the work as long as the client is there: nobody computes for one who hung up."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        working.cancel()
+        listening.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
 
 
 async def _start(send: Send, content_type: str) -> None:

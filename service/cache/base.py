@@ -15,7 +15,7 @@ class Cache(Protocol):
         ...
 
     async def set_many(self, items: Mapping[bytes, bytes]) -> None:
-        """Keep the values until they expire or their room is needed."""
+        """Keep the values until they expire or their room is needed; a value that is kept already stays."""
         ...
 
     async def close(self) -> None:

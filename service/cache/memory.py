@@ -30,8 +30,10 @@ class MemoryCache:
         return [get(key) for key in keys]
 
     async def set_many(self, items: Mapping[bytes, bytes]) -> None:
-        """Keep the values; one larger than the whole cache is not kept."""
+        """Keep the values; one larger than the whole cache is not kept, one already there stays as it is."""
         for key, value in items.items():
+            if key in self._values:
+                continue
             with contextlib.suppress(ValueError):  # larger than max_bytes
                 self._values[key] = value
 

@@ -16,6 +16,7 @@ from service.telemetry import logger
 from soft_targets.wire import TensorSpec
 
 PROBE_ROWS = 4
+ALONE_TOLERANCE = 1e-3
 
 log = logger("engine")
 
@@ -156,7 +157,7 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
     where = f"ensemble {ensemble!r}: teacher {member.teacher.name!r}"
     rows = _probe_rows(inputs)
     try:
-        answer = member.teacher.answer(member.feed(rows))
+        answer = member.teacher.answer(member.feed(rows)[0])
     except TeacherFailure as exc:
         raise TeacherError(f"{where} cannot answer a row: {exc}") from None
     if answer.shape[1] != member.alignment.width:
@@ -165,6 +166,7 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
             "its own under 'classes', in the order of its output"
         )
     _check_order(where, member, rows, answer)
+    _check_alone(where, member, rows, answer)
     _, valid = beliefs(answer, member.kind)
     finite = np.isfinite(answer).all(axis=1)
     if (finite & ~valid).any() or not valid.any():
@@ -179,7 +181,7 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
 
 def _check_order(where: str, member: Member, rows: Mapping[str, Array], answer: Array) -> None:
     """Refuse classes in another order than the model's own labels say."""
-    labels = member.teacher.labels(member.feed(rows))
+    labels = member.teacher.labels(member.feed(rows)[0])
     if labels is None or not set(labels) <= set(member.classes):
         return  # it names none, or by names of its own
     ranked = np.sort(answer, axis=1)
@@ -189,6 +191,19 @@ def _check_order(where: str, member: Member, rows: Mapping[str, Array], answer: 
             raise TeacherError(
                 f"{where}: where the model says {label!r}, its largest output is listed as {listed!r}: "
                 "list its classes under 'classes' in its own order (scikit-learn sorts them)"
+            )
+
+
+def _check_alone(where: str, member: Member, rows: Mapping[str, Array], answer: Array) -> None:
+    """Refuse a model whose answer to a row depends on the rows beside it: what would be cached is luck."""
+    for place in range(PROBE_ROWS):
+        row = {name: values[place : place + 1] for name, values in rows.items()}
+        alone, _ = beliefs(member.teacher.answer(member.feed(row)[0]), member.kind)
+        beside, _ = beliefs(answer[place : place + 1], member.kind)
+        if np.abs(np.exp(alone) - np.exp(beside)).max() > ALONE_TOLERANCE:
+            raise TeacherError(
+                f"{where} answers a row differently alone and beside others; export it for inference (no "
+                "batch statistics, no softmax over the batch axis)"
             )
 
 

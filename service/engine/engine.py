@@ -1,7 +1,7 @@
 """Answering requests: each row from the cache, or from the teachers, once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Self
@@ -18,7 +18,7 @@ from service.model import Array, Group, RowFailure, nearest
 from service.telemetry import logger
 from soft_targets.wire import row_digests
 
-# Batches of one request that run at a time; it bounds what a big request holds in memory.
+# Batches that run at a time, of one request and of all together: what a big request may hold in memory.
 IN_FLIGHT = 2
 # Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
 LONG_HASH_BYTES = 1 << 20
@@ -37,6 +37,7 @@ class Engine:
         self.cache = cache
         self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="batches")
+        self._running: set[asyncio.Task[list[bytes | RowFailure]]] = set()
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -65,7 +66,8 @@ class Engine:
 
     async def close(self) -> None:
         """Finish the batches that run, and release everything."""
-        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown, wait=True)
         for ensemble in self.ensembles.values():
             ensemble.close()
         await self.cache.close()
@@ -82,7 +84,7 @@ class Engine:
 
     async def answer(
         self, ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array]
-    ) -> AsyncIterator[Group]:
+    ) -> AsyncGenerator[Group, None]:
         """Soft targets for rows, group by group as they are finished.
 
         Every row stands in exactly one group. A row that cannot be answered carries its failure; it never
@@ -97,7 +99,7 @@ class Engine:
         failures = _non_finite(ensemble, inputs)
         if failures:
             yield _failed(failures)
-        size = sum(values.nbytes for values in inputs.values())
+        size = sum(_bytes(values) for values in inputs.values())
         if size > LONG_HASH_BYTES:
             digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
         else:
@@ -130,35 +132,44 @@ class Engine:
         keys = list(waiting)
         step = ensemble.config.batching.max_rows
         chunks = [keys[start : start + step] for start in range(0, len(keys), step)]
-        running: dict[asyncio.Future[list[bytes | RowFailure]], list[bytes]] = {}
-        try:
-            while chunks or running:
-                while chunks and len(running) < IN_FLIGHT:
-                    chunk = chunks.pop(0)
-                    firsts = [waiting[key][0] for key in chunk]
-                    running[loop.run_in_executor(self._pool, batch, ensemble, effective, inputs, firsts)] = (
-                        chunk
-                    )
-                done, _ = await asyncio.wait(
-                    running, timeout=max(0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+        running: dict[asyncio.Task[list[bytes | RowFailure]], list[bytes]] = {}
+        while chunks or running:
+            while chunks and len(running) < IN_FLIGHT:
+                chunk = chunks.pop(0)
+                task = asyncio.create_task(self._batch(ensemble, effective, inputs, waiting, chunk))
+                running[task] = chunk
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            done, _ = await asyncio.wait(
+                running, timeout=max(0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                late = RowFailure(
+                    "deadline_exceeded",
+                    f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
                 )
-                if not done:
-                    late = RowFailure(
-                        "deadline_exceeded",
-                        f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
-                    )
-                    left = [key for chunk in (*running.values(), *chunks) for key in chunk]
-                    yield _group(left, waiting, [late] * len(left))
-                    return
-                for future in done:
-                    chunk = running.pop(future)
-                    results = future.result()
-                    kept = {key: r for key, r in zip(chunk, results, strict=True) if isinstance(r, bytes)}
-                    await self.cache.set_many(kept)
-                    yield _group(chunk, waiting, results)
-        finally:
-            for future in running:
-                future.cancel()
+                left = [key for chunk in (*running.values(), *chunks) for key in chunk]
+                yield _group(left, waiting, [late] * len(left))
+                return
+            for task in done:
+                yield _group(running.pop(task), waiting, task.result())
+
+    async def _batch(
+        self,
+        ensemble: Ensemble,
+        effective: Effective,
+        inputs: Mapping[str, Array],
+        waiting: Mapping[bytes, list[int]],
+        keys: Sequence[bytes],
+    ) -> list[bytes | RowFailure]:
+        """Run one batch and keep its values, also when whoever asked is late or gone by then."""
+        rows = [waiting[key][0] for key in keys]
+        loop = asyncio.get_running_loop()
+        results = await loop.run_in_executor(self._pool, batch, ensemble, effective, inputs, rows)
+        await self.cache.set_many(
+            {key: value for key, value in zip(keys, results, strict=True) if isinstance(value, bytes)}
+        )
+        return results
 
 
 def batch(
@@ -195,6 +206,11 @@ def batch(
             f"no distribution from teacher {', '.join(map(repr, silent))}: not finite, or not summing to one",
         )
     return results
+
+
+def _bytes(values: Array) -> int:
+    """How much there is to hash; an array of text holds pointers."""
+    return sum(map(len, values)) if values.dtype == object else values.nbytes
 
 
 def _non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, RowFailure]:

@@ -15,7 +15,7 @@ from service.config import Ensemble as EnsembleConfig
 from service.engine.binding import agree_inputs, member_of, open_teacher, probe
 from service.errors import BadQuery, BadWeights, ConfigError, UnknownRecipe
 from service.keys import fingerprint, sources_digest
-from service.model import Recipe, nearest, normalise
+from service.model import OperatorSpec, Recipe, nearest, normalise
 from service.plans.base import Pair, Plan
 from service.plans.operators import code_digest, resolve
 from service.plans.split import SplitPlan
@@ -82,7 +82,7 @@ class Ensemble:
             Path(service.teachers.__path__[0])
         )
         self._operator_code = code_digest()
-        self._recipes = {recipe: config.recipe(recipe) for recipe in config.recipes}
+        self._recipes = {recipe: self._resolved(recipe) for recipe in config.recipes}
         # Bounded, so that clients cannot fill the memory with overrides.
         self._known: LRUCache[tuple[str, Recipe], Effective] = LRUCache(1024)
         for recipe in self._recipes:
@@ -146,11 +146,17 @@ class Ensemble:
             recipe = dataclasses.replace(recipe, top_k=overrides.top_k)
         return recipe
 
-    def _effective(self, name: str, recipe: Recipe) -> Effective:
+    def _resolved(self, name: str) -> Recipe:
+        """A recipe whose operator has all its parameters, defaults included."""
+        recipe = self.config.recipe(name)
         try:
             operator = resolve(recipe.operator)
         except ConfigError as exc:
             raise ConfigError(f"ensembles.{self.name}.recipes.{name}: {exc}") from None
+        return dataclasses.replace(recipe, operator=OperatorSpec(operator.name, operator.parameters))
+
+    def _effective(self, name: str, recipe: Recipe) -> Effective:
+        operator = resolve(recipe.operator)
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
         pair = Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
         return Effective(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from operators.simplex import floor, log_softmax, soften, top_k
+from service.errors import TeacherFailure
 from service.model import Array
 from service.plans.alignment import Alignment
 from service.plans.base import Outcome, Pair
@@ -38,12 +39,29 @@ class Member(NamedTuple):
     classes: tuple[str, ...]
     alignment: Alignment
 
-    def feed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The ensemble's inputs under the model's names and dtypes."""
-        return {
-            theirs: inputs[ours].astype(self.dtypes[theirs], copy=False)
-            for theirs, ours in self.feeds.items()
-        }
+    def feed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+        """The ensemble's inputs under the model's names and dtypes.
+
+        Returns:
+            The model's inputs, and for which rows ``[B]`` they still say what was given: a value that is too
+            large for the model's dtype, or an integer that it cannot hold, would be another question.
+        """
+        fed, kept = {}, np.ones(len(next(iter(inputs.values()))), dtype=bool)
+        for theirs, ours in self.feeds.items():
+            given = inputs[ours]
+            with np.errstate(over="ignore"):
+                fed[theirs] = given.astype(self.dtypes[theirs], copy=False)
+            if fed[theirs].dtype != given.dtype:
+                kept &= _says_the_same(given, fed[theirs]).reshape(len(given), -1).all(axis=1)
+        return fed, kept
+
+
+def _says_the_same(given: Array, fed: Array) -> Array:
+    if given.dtype.kind == "f":
+        return np.asarray(np.isfinite(fed) | ~np.isfinite(given))
+    if fed.dtype.kind == "f":
+        return np.asarray(fed.astype(np.longdouble) == given.astype(np.longdouble))
+    return np.ones(given.shape, dtype=bool)  # integers only ever go to wider ones
 
 
 class SplitPlan:
@@ -80,17 +98,21 @@ def opinion(member: Member, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
     """A teacher's aligned, calibrated log-probabilities ``[B, C]`` at temperature 1, and valid ``[B]``.
 
     Raises:
-        TeacherFailure: the teacher failed.
+        TeacherFailure: the teacher failed, or answered with another number of classes.
     """
-    log_probs, valid = beliefs(member.teacher.answer(member.feed(inputs)), member.kind)
+    fed, kept = member.feed(inputs)
+    answer = member.teacher.answer(fed)
+    if answer.shape[1] != member.alignment.width:
+        name, width = member.teacher.name, member.alignment.width
+        raise TeacherFailure(
+            f"teacher {name!r} answered {answer.shape[1]} classes, not {width}", teacher=name
+        )
+    log_probs, valid = beliefs(answer, member.kind)
     if member.temperature != 1:
         log_probs = log_softmax(log_probs / np.float32(member.temperature))
     aligned = member.alignment(log_probs)
-    if member.alignment.drops:
-        sound = ~np.isnan(aligned).any(axis=1)
-        aligned[~sound] = 0
-        valid = valid & sound
-    return aligned, valid
+    valid &= kept & ~np.isnan(aligned).any(axis=1)
+    return np.where(valid[:, None], aligned, np.float32(0)), valid
 
 
 def fuse(opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
@@ -99,10 +121,10 @@ def fuse(opinions: Array, valid: Array, temperature: Array, weights: Array, pair
     if pair.floor is not None:
         beliefs_at_t = floor(beliefs_at_t, pair.floor)
     fused = pair.operator.fuse(beliefs_at_t, weights)
-    finite = ~np.isnan(fused).any(axis=1)
-    fused = np.maximum(fused, LOG_SMALLEST)
     if pair.output_temperature != 1:
         fused = log_softmax(fused / np.float32(pair.output_temperature))
+    finite = ~np.isnan(fused).any(axis=1)
+    fused = np.maximum(fused, LOG_SMALLEST)
     if pair.top_k is None:
         return Outcome(fused, None, None, valid, finite)
     indices, kept, tail = top_k(fused, pair.top_k)

@@ -62,6 +62,7 @@ def post_arrow(client, columns, query="", **headers):
         ({"inputs": {"pixels": [[0, 0, 0, "x", 0, 0]]}}, ["'x'", "is not a number"]),
         ({"inputs": {"pixels": [[True] * 6]}}, ["bool cannot become <f4"]),
         ({"inputs": {"pixels": [[True, 0.5, 0, 0, 0, 0]]}}, ["true and false among numbers"]),
+        ({"inputs": {"pixels": [[2**24 + 1, 0.5, 0, 0, 0, 0]]}}, ["16777217", "cannot be kept as <f4"]),
         ({"inputs": {"pixels": ROW}}, ["one row is a list of one"]),
         ({"inputs": {"pixels": [[1e39, *ROW[1:]]]}}, ["1e+39 at [0, 0] cannot be kept as <f4"]),
         ({"inputs": {"pixels": [[2**24 + 1] + [0] * 5]}}, ["16777217 at [0, 0] cannot be kept as <f4"]),
