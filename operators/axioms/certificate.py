@@ -7,6 +7,7 @@ import numpy as np
 
 from operators.axioms.check import Check
 from operators.axioms.witness import Witness
+from operators.base import Domain
 
 
 class Question(NamedTuple):
@@ -14,7 +15,7 @@ class Question(NamedTuple):
 
     operator: str
     parameters: tuple[tuple[str, Any], ...]
-    domain: str
+    domain: Domain
     floor: float | None
     teachers: int
     classes: int

@@ -138,8 +138,7 @@ class Trials(NamedTuple):
 
     def _sampler(self, label: str, number: int, teachers: int, classes: int) -> Sampler:
         key = (self.question.seed, zlib.crc32(label.encode()), number, teachers, classes)
-        domain = "floored" if self.question.domain == "floored" else "zeros"
-        return Sampler(np.random.default_rng(key), teachers, classes, domain, self.floor)  # type: ignore[arg-type]
+        return Sampler(np.random.default_rng(key), teachers, classes, self.question.domain, self.floor)
 
     def _shapes(self, check: Check) -> Iterator[tuple[int, int, float]]:
         """Teachers, classes, and the share of the budget's rows."""
