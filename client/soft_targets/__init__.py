@@ -10,6 +10,7 @@ from soft_targets.errors import (
     RequestRefused,
     ServerUnreachable,
     SoftTargetsError,
+    TooManyBytes,
     TooManyRows,
     WireError,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "SoftTargets",
     "SoftTargetsError",
     "Stats",
+    "TooManyBytes",
     "TooManyRows",
     "WireError",
     "__version__",

@@ -1,5 +1,7 @@
 """Asking a server for soft targets: requests out, answers joined by row id."""
 
+import math
+import operator
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -70,7 +72,9 @@ class _Ensemble(NamedTuple):
 class Client:
     """Soft targets of one ensemble and recipe, from one server; may be shared by threads.
 
-    Nothing is sent before the first question. Use it as a context manager, or call ``close``.
+    Nothing is sent before the first question. Use it as a context manager, or call ``close``. All targets of
+    a client have one fingerprint: where the server starts to answer with another one, every call raises, so
+    that targets do not change in the middle of a training.
 
     Args:
         base_url: where the server is, for instance ``http://teachers:8000``.
@@ -126,6 +130,8 @@ class Client:
         self._ensemble: _Ensemble | None = None
         self._asking = threading.Lock()
         self._counting = threading.Lock()
+        self._pinning = threading.Lock()
+        self._fingerprint: str | None = None
         self._stats = Stats()
         self._streams: set[Prefetcher[Any]] = set()
         self._http = httpx2.Client(
@@ -163,6 +169,11 @@ class Client:
         """A snapshot of what was done so far; may be read while ``distill`` runs, from any thread."""
         return self._stats
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Names all that determines this client's targets besides the inputs; None before the first."""
+        return self._fingerprint
+
     def info(self) -> dict[str, Any]:
         """The server's description of the ensemble, fetched once: inputs, classes, teachers, recipes, limits.
 
@@ -195,7 +206,7 @@ class Client:
         """
         known = self._known()
         arrays, ids = prepare(inputs, known.specs, row_ids=row_ids)
-        join = Join(ids.to_pylist(), known.classes)
+        join = Join(ids.to_pylist(), known.classes, agree=self._pin)
         for part in parts(arrays, ids, max_rows=known.max_rows, max_bytes=known.max_bytes):
             body = wire.encode_request({name: rows[part] for name, rows in arrays.items()}, ids[part])
             answer, broken = self._post(body)
@@ -249,6 +260,16 @@ class Client:
             yield from stream.run()
         finally:
             self._streams.discard(stream)
+
+    def _pin(self, fingerprint: str) -> None:
+        with self._pinning:
+            if self._fingerprint is None:
+                self._fingerprint = fingerprint
+        if self._fingerprint != fingerprint:
+            raise WireError(
+                f"this answer has the fingerprint {fingerprint}, earlier ones {self._fingerprint}: "
+                "the ensemble was changed meanwhile; make a new client"
+            )
 
     def _known(self) -> _Ensemble:
         if self._http.is_closed:
@@ -328,12 +349,42 @@ def _query(
 ) -> dict[str, str]:
     query = {"recipe": recipe}
     if temperature is not None:
-        query["temperature"] = repr(float(temperature))
+        given = _number(temperature)
+        if not 0 < given < math.inf:
+            raise InputError(f"temperature must be a finite number above 0, not {temperature!r}")
+        query["temperature"] = repr(given)
     if weights is not None:
-        query["weights"] = ",".join(f"{teacher}:{float(weight)!r}" for teacher, weight in weights.items())
+        numbers = {teacher: _number(weight) for teacher, weight in weights.items()}
+        for teacher, number in numbers.items():
+            if not 0 <= number < math.inf:
+                said = weights[teacher]
+                raise InputError(f"the weight of {teacher!r} must be finite and at least 0, not {said!r}")
+        if not any(numbers.values()):
+            raise InputError("at least one weight must be above 0")
+        query["weights"] = ",".join(f"{teacher}:{number!r}" for teacher, number in numbers.items())
     if top_k is not None:
-        query["top_k"] = str(int(top_k))
+        query["top_k"] = str(_top_k(top_k))
     return query
+
+
+def _number(value: Any) -> float:
+    """A number, NaN where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _top_k(value: Any) -> int:
+    try:
+        kept = operator.index(value)
+    except TypeError:
+        kept = None
+    if kept is None or isinstance(value, bool):
+        raise InputError(f"top_k must be a whole number, not {value!r}")
+    if kept < 1:
+        raise InputError(f"top_k must be at least 1, not {kept}")
+    return kept
 
 
 def _ensemble(response: httpx2.Response) -> _Ensemble:

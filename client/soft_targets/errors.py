@@ -2,7 +2,8 @@
 
 SoftTargetsError
 ├── InputError            what was passed cannot be sent: its name, dtype or shape does not fit
-│   └── TooManyRows       more rows in one body than its reader allows
+│   ├── TooManyRows       more rows in one body than its reader allows
+│   └── TooManyBytes      rows that take more bytes, once read, than their reader allows
 ├── ServerUnreachable     no answer came: refused, reset or timed out
 ├── RequestRefused        the server answered with an error: status, code and what to do
 ├── WireError             the answer is not what the wire format says
@@ -25,6 +26,10 @@ class InputError(SoftTargetsError):
 
 class TooManyRows(InputError):
     """Raised when a request's body holds more rows than its reader allows."""
+
+
+class TooManyBytes(InputError):
+    """Raised when the rows in a request's body take more bytes, once decompressed, than its reader allows."""
 
 
 class ServerUnreachable(SoftTargetsError):

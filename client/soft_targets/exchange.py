@@ -1,7 +1,7 @@
 """What stands between a call and its requests: rows are prepared and cut into parts, answers are joined."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 from soft_targets import wire
 from soft_targets.errors import FailedRows, IncompleteStream, InputError, RowId, WireError
 from soft_targets.targets import SoftTargets
+from soft_targets.wire.rows import cut
 
 __all__ = ["Join", "parts", "prepare"]
 
@@ -71,19 +72,12 @@ def parts(arrays: Mapping[str, Array], ids: pa.Array, *, max_rows: int, max_byte
     sizes = np.full(len(ids), 8) if pa.types.is_integer(ids.type) else _text_bytes(ids.to_pylist())
     for values in arrays.values():
         sizes = sizes + (_text_bytes(values) if values.dtype == object else values[0].nbytes)
-    ends = np.cumsum(sizes)
-    result, start = [], 0
-    while start < len(ids):
-        before = int(ends[start - 1]) if start else 0
-        stop = min(start + max_rows, int(np.searchsorted(ends, before + budget, side="right")))
-        if stop <= start:
-            raise InputError(
-                f"row {ids[start].as_py()!r} takes {sizes[start]} bytes, "
-                f"more than a request to this server may hold ({max_bytes} bytes)"
-            )
-        result.append(slice(start, stop))
-        start = stop
-    return result
+    for row in np.flatnonzero(sizes > budget)[:1]:
+        raise InputError(
+            f"row {ids[int(row)].as_py()!r} takes {sizes[row]} bytes, "
+            f"more than a request to this server may hold ({max_bytes} bytes)"
+        )
+    return list(cut(sizes, budget, max_rows=max_rows))
 
 
 def _text_bytes(texts: Sequence[str] | Array) -> Array:
@@ -96,11 +90,15 @@ class Join:
     Args:
         row_ids: B ids.
         classes: C names.
+        agree: told each answer's fingerprint before its rows are read; raises where it may not be.
     """
 
-    def __init__(self, row_ids: list[RowId], classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, row_ids: list[RowId], classes: tuple[str, ...], *, agree: Callable[[str], None]
+    ) -> None:
         self._row_ids = row_ids
         self._classes = classes
+        self._agree = agree
         self._classes_digest = wire.classes_digest(classes)
         self._sources = [""] * len(row_ids)
         self._errors: dict[RowId, tuple[str, str]] = {}
@@ -118,7 +116,7 @@ class Join:
 
         Raises:
             IncompleteStream: rows are missing, doubled or foreign, or the closing batch is, or disagrees.
-            WireError: the answer does not follow the format, or another fingerprint answered before.
+            WireError: the answer does not follow the format, or has another fingerprint than it may have.
         """
         where = {row: part.start + offset for offset, row in enumerate(self._row_ids[part])}
         missing = dict(where)
@@ -164,14 +162,14 @@ class Join:
 
     def _read(self, answer: bytes, where: dict[RowId, int], missing: dict[RowId, int]) -> wire.Closing:
         metadata, batches = wire.read_reply(answer)
-        self._agree(metadata)
+        self._believe(metadata)
         for batch in batches:
             if isinstance(batch, wire.Closing):
                 return batch
             self._place(batch, where, missing)
         raise AssertionError("read_reply ends with a closing batch or raises")
 
-    def _agree(self, metadata: Mapping[str, str]) -> None:
+    def _believe(self, metadata: Mapping[str, str]) -> None:
         try:
             fingerprint, temperature = metadata["fingerprint"], float(metadata["temperature"])
         except (KeyError, ValueError):
@@ -183,11 +181,7 @@ class Join:
             )
         if not 0 < temperature < math.inf:
             raise WireError(f"the answer says a temperature of {temperature}")
-        if self._fingerprint not in (None, fingerprint):
-            raise WireError(
-                f"answers to one call have different fingerprints, {self._fingerprint} and {fingerprint}; "
-                "the ensemble was changed meanwhile: ask again"
-            )
+        self._agree(fingerprint)
         self._fingerprint, self._temperature = fingerprint, temperature
 
     def _place(self, batch: wire.ReplyBatch, where: dict[RowId, int], missing: dict[RowId, int]) -> None:

@@ -21,14 +21,14 @@ def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple
     Raises:
         BadInput: the body cannot be read, or does not fit the ensemble.
         EmptyBatch: it holds no rows.
-        TooLarge: it holds more than ``max_rows``.
+        TooLarge: it holds more than ``max_rows``, or inflates to more bytes than the format allows.
     """
     try:
         if media == wire.ARROW:
             row_ids, inputs = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
         else:
             row_ids, inputs = _read_json(body, ensemble, max_rows)
-    except wire.TooManyRows as exc:
+    except (wire.TooManyRows, wire.TooManyBytes) as exc:
         raise TooLarge(str(exc)) from None
     except wire.InputError as exc:
         raise BadInput(str(exc)) from None

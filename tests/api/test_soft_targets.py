@@ -91,6 +91,11 @@ def flat(values, width=6):
     return pa.FixedSizeListArray.from_arrays(pa.array(values), width)
 
 
+def tensor(values, width=6):
+    kind = pa.fixed_shape_tensor(pa.float32(), [width])
+    return pa.ExtensionArray.from_storage(kind, flat(pa.array(values, pa.float32()), width))
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -98,9 +103,10 @@ def flat(values, width=6):
         ({"pixels": flat(np.zeros(5, np.float32), 5)}, ["shape [5]", "shape [6]"]),
         ({"pixels": pa.array([0.0])}, ["shape []"]),
         ({"pixels": pa.array([[0.0] * 6])}, ["a column of type list"]),
-        ({"pixels": pa.array(["a"])}, ["shape []"]),
+        ({"pixels": pa.array(["a"])}, ["a column of type string", "<f4 of shape [6]"]),
         ({"pixels": flat([0.0, None, 0, 0, 0, 0])}, ["holds null"]),
         ({"pixels": pa.array([None], pa.list_(pa.float32(), 6))}, ["holds null"]),
+        ({"pixels": tensor([0.0, None, 0, 0, 0, 0])}, ["holds null"]),
         ({"pixels": flat(np.zeros(6, bool))}, ["bool cannot become <f4"]),
         ({"pixels": flat(np.zeros(6)), "row_id": pa.array([None], pa.uint64())}, ["row ids"]),
         ({"pixels": flat(np.zeros(6)), "row_id": pa.array([-1])}, ["row ids"]),
@@ -138,6 +144,14 @@ def test_a_cut_arrow_body(client):
         ("?temperature=0.05", 400, "bad_query", "from 0.1 to 100"),
         ("?temperature=nan", 400, "bad_query", "from 0.1 to 100"),
         ("?temperature=hot", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=1_0", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=+2", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=2%0A", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=%D9%A2", 400, "bad_query", "from 0.1 to 100"),
+        ("?temperature=infinity", 400, "bad_query", "from 0.1 to 100"),
+        ("?weights=logits:1_0", 400, "bad_weights", "teacher:weight"),
+        ("?weights=logits:%201", 400, "bad_weights", "teacher:weight"),
+        ("?weights=logits:1e999", 400, "bad_weights", "teacher:weight"),
         ("?temperature=2&temperature=2", 400, "bad_query", "stands twice"),
         ("?temperature=2&recipe=cooled", 400, "bad_query", "temperature 1 only"),
         ("?top_k=0", 400, "bad_query", "from 1 to"),
@@ -169,6 +183,12 @@ def test_unknown_places_and_methods(client):
     refused(client.get("/v1/nothing"), 404, "not_found", "/v1/nothing")
     refused(client.get(URL), 405, "method_not_allowed", "GET")
     refused(client.delete("/v1/ensembles"), 405, "method_not_allowed", "DELETE")
+
+
+@pytest.mark.parametrize("number", ["2", "2.", "2.0", "20e-1", "0.2E%2B1", ".2e1"])
+def test_a_number_in_a_query_is_written_as_in_json_or_c(client, number):
+    reply = post_json(client, {"inputs": {"pixels": [ROW]}}, f"?temperature={number}")
+    assert reply.json()["temperature"] == 2
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
@@ -227,6 +247,21 @@ def test_too_much(client):
 
     reply = client.post(URL, content=chunks(), headers={"Content-Type": JSON})
     refused(reply, 413, "too_large", "more than 1048576 bytes")
+
+
+def test_a_small_body_that_inflates_beyond_the_limit(client):
+    size, claimed = 1 << 20, 300 << 20
+    columns = {"pixels": flat(np.zeros(6, np.float32)), "row_id": pa.array(["x" * size])}
+    sink, batch = pa.BufferOutputStream(), pa.record_batch(columns)
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(batch)
+    body = sink.getvalue().to_pybytes()
+    # A compressed buffer begins with what it inflates to: nobody needs to make so much to claim it.
+    place = body.rindex(size.to_bytes(8, "little"))
+    body = body[:place] + claimed.to_bytes(8, "little") + body[place + 8 :]
+    assert len(body) < 1 << 14
+    reply = client.post(URL, content=body, headers={"Content-Type": wire.ARROW})
+    refused(reply, 413, "too_large", f"more than {256 << 20} bytes")
 
 
 def test_nan_rows_are_error_rows_and_the_others_are_answered(client, toy):

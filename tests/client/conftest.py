@@ -17,6 +17,7 @@ from soft_targets import Client, wire
 CLASSES = ("cat", "dog", "owl")
 SPECS = {"pixels": wire.TensorSpec("<f4", (3,)), "caption": wire.TensorSpec("utf8", ())}
 TEMPERATURE = 2.0
+PATIENCE_S = 30.0  # longer than anything here takes; after it a test fails rather than hang
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class ReplyServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    timeout = PATIENCE_S  # a client that sends half a request holds nobody up
     server: ReplyServer
 
     def setup(self) -> None:
@@ -186,16 +188,18 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server() -> Iterator[ReplyServer]:
     with ReplyServer() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        # Daemons all: an answer that never comes must not keep the tests from ending.
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         yield running
         running.shutdown()
-        thread.join()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 @pytest.fixture
 def client(server: ReplyServer) -> Iterator[Client]:
-    with Client(server.url, ensemble="pets") as opened:
+    with Client(server.url, ensemble="pets", timeout_s=PATIENCE_S) as opened:
         yield opened
 
 
@@ -209,6 +213,7 @@ class Answers:
     classes = CLASSES
     specs = SPECS
     temperature = TEMPERATURE
+    patience_s = PATIENCE_S
     reply = Reply
     replace = staticmethod(replace)
     target_of = staticmethod(target_of)

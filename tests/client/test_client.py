@@ -191,11 +191,12 @@ def test_a_client_may_be_shared_by_threads(server, answers):
                 failures.append(seed)
 
     with Client(server.url, ensemble="pets", connections=2) as client:
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(answers.patience_s)
+            assert not thread.is_alive()
         assert client.stats.rows == 6 * 5 * 20
     assert failures == []
     assert server.connections <= 2
@@ -237,6 +238,14 @@ def test_inputs_that_do_not_fit_are_not_sent(server, client, answers, change, me
     assert server.asked == []
 
 
+@pytest.mark.parametrize("name", ["row_id", "digest"])
+def test_an_input_that_cannot_be_told_from_a_column_of_the_format_is_not_sent(server, client, name):
+    server.described["inputs"] = {name: {"dtype": "<f4", "shape": [3], "allow_nan": False}}
+    with pytest.raises(InputError, match=f"input '{name}' cannot be sent"):
+        client.soft_targets({name: np.zeros((2, 3), np.float32)})
+    assert server.asked == []
+
+
 def test_missing_inputs_no_rows_and_no_mapping(client):
     with pytest.raises(InputError, match="missing: caption"):
         client.soft_targets({"pixels": np.zeros((2, 3), np.float32)})
@@ -268,6 +277,17 @@ def test_row_ids_that_do_not_fit(client, answers, row_ids, message):
         ("http://teachers:port", {}, "no address"),
         ("http://", {}, "http://host"),
         ("http://teachers", {"connections": 0}, "connections"),
+        *(("http://teachers", {"top_k": k}, "top_k must be a whole number") for k in (2.7, 2.0, "2", True)),
+        *(("http://teachers", {"top_k": k}, "top_k must be at least 1") for k in (0, -1)),
+        *(
+            ("http://teachers", {"temperature": t}, "temperature must be")
+            for t in (np.nan, np.inf, -np.inf, -2.0, 0.0, "hot", np.float32("nan"), [2.0])
+        ),
+        *(
+            ("http://teachers", {"weights": {"cnn": w, "svm": 1}}, "weight of 'cnn' must be")
+            for w in (np.nan, np.inf, -0.5, "much", None)
+        ),
+        *(("http://teachers", {"weights": w}, "one weight must be above 0") for w in ({}, {"cnn": 0})),
     ],
 )
 def test_arguments_that_make_no_sense(url, arguments, message):
@@ -372,7 +392,47 @@ def test_a_closing_batch_that_disagrees(server, client, answers, said):
 def test_another_fingerprint_in_the_second_answer(server, client, answers):
     server.described["limits"]["max_rows_per_request"] = 2
     server.answer = lambda asked: answers.reply_of(asked, fingerprint=f"print{asked.number}")
-    with pytest.raises(WireError, match="print0 and print1"):
+    with pytest.raises(WireError, match="print1, earlier ones print0"):
+        client.soft_targets(answers.inputs(4))
+
+
+def test_the_first_fingerprint_is_kept_for_the_client_s_life(server, client, answers):
+    assert client.fingerprint is None
+    targets = client.soft_targets(answers.inputs(2))
+    assert client.fingerprint == targets.fingerprint == "f" * 64
+    server.answer = lambda asked: answers.reply_of(asked, fingerprint="e" * 64)
+    for _ in range(2):
+        with pytest.raises(WireError, match=r"the ensemble was changed meanwhile; make a new client"):
+            client.soft_targets(answers.inputs(2))
+    assert client.stats.rows == 2
+    with Client(server.url, ensemble="pets") as renewed:
+        assert renewed.soft_targets(answers.inputs(2)).fingerprint == renewed.fingerprint == "e" * 64
+    server.answer = answers.reply_of
+    assert client.soft_targets(answers.inputs(2)).fingerprint == "f" * 64
+
+
+def test_a_fingerprint_is_kept_where_every_row_failed(server, client, answers):
+    def answer(asked):
+        rows = replace(
+            answers.rows_of(asked), values=[None], sources=["error"], errors=[("internal", "again later")]
+        )
+        return answers.reply_of(asked, rows)
+
+    server.answer = answer
+    with pytest.raises(FailedRows):
+        client.soft_targets(answers.inputs(1))
+    assert client.fingerprint == "f" * 64
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])
+def test_a_value_that_is_no_log_probability_is_not_trained_on(server, client, answers, value):
+    def answer(asked):
+        rows = answers.rows_of(asked)
+        rows.values[1] = np.array([-1, value, -1], "<f4").tobytes()
+        return answers.reply_of(asked, rows)
+
+    server.answer = answer
+    with pytest.raises(WireError, match=r"row 1 .* no log-probability"):
         client.soft_targets(answers.inputs(4))
 
 
@@ -530,7 +590,7 @@ def test_no_answer_in_time(server, answers):
     let_go = threading.Event()
 
     def answer(asked):
-        let_go.wait()
+        let_go.wait(answers.patience_s)
         return answers.reply_of(asked)
 
     server.answer = answer

@@ -46,14 +46,14 @@ def test_order_holds_when_answers_overtake_each_other(server, answers, inputs):
     def answer(asked):
         # The first request is held until the second was answered.
         if asked.number == 0:
-            later.wait()
+            assert later.wait(answers.patience_s)
         reply = answers.reply_of(asked)
         if asked.number == 1:
             later.set()
         return reply
 
     server.answer = answer
-    with Client(server.url, ensemble="pets", connections=2) as client:
+    with Client(server.url, ensemble="pets", connections=2, timeout_s=answers.patience_s) as client:
         pairs = list(client.distill(seeds(6), inputs=inputs))
     assert [seed for seed, _ in pairs] == list(range(6))
     for seed, targets in pairs:
@@ -88,7 +88,7 @@ def test_nothing_starts_before_the_first_batch_is_wanted(server, client, inputs)
 
 
 @pytest.mark.parametrize("prefetch", [1, 3])
-def test_the_loader_is_read_only_so_far_ahead(server, client, inputs, prefetch):
+def test_the_loader_is_read_only_so_far_ahead(server, client, answers, inputs, prefetch):
     read = []
     ahead = threading.Semaphore(0)
 
@@ -103,7 +103,7 @@ def test_the_loader_is_read_only_so_far_ahead(server, client, inputs, prefetch):
         next(stream)
         # The batch just taken frees a place: wait until it is filled, then nothing more may be read.
         for _ in range(prefetch + 1 if taken == 1 else 1):
-            assert ahead.acquire(timeout=30)
+            assert ahead.acquire(timeout=answers.patience_s)
         assert len(read) == taken + prefetch
     stream.close()
     assert len(read) == 5 + prefetch
@@ -186,8 +186,8 @@ def test_inputs_that_do_not_fit(client):
         next(client.distill([np.zeros((1, 3))], inputs=lambda batch: {"pixels": batch}))
 
 
-def test_a_server_that_is_gone(server, inputs):
-    with Client(server.url, ensemble="pets") as client:
+def test_a_server_that_is_gone(server, answers, inputs):
+    with Client(server.url, ensemble="pets", timeout_s=answers.patience_s) as client:
         client.info()
         server.answer = lambda _: (_ for _ in ()).throw(ConnectionAbortedError)
         server.handle_error = lambda *_: None
@@ -218,11 +218,11 @@ def test_closing_the_client_wakes_a_consumer_that_waits(server, answers, inputs)
 
     def answer(asked):
         arrived.set()
-        let_go.wait()
+        assert let_go.wait(answers.patience_s)
         return answers.reply_of(asked)
 
     server.answer = answer
-    client = Client(server.url, ensemble="pets", connections=1)
+    client = Client(server.url, ensemble="pets", connections=1, timeout_s=answers.patience_s)
     caught = []
 
     def consume():
@@ -231,14 +231,15 @@ def test_closing_the_client_wakes_a_consumer_that_waits(server, answers, inputs)
         except SoftTargetsError as exc:
             caught.append(exc)
 
-    consumer = threading.Thread(target=consume)
+    consumer = threading.Thread(target=consume, daemon=True)
     consumer.start()
-    assert arrived.wait(30)
-    closer = threading.Thread(target=client.close)
+    assert arrived.wait(answers.patience_s)
+    closer = threading.Thread(target=client.close, daemon=True)
     closer.start()
     let_go.set()
-    closer.join()
-    consumer.join()
+    for thread in (closer, consumer):
+        thread.join(answers.patience_s)
+        assert not thread.is_alive()
     assert len(caught) == 1
 
 

@@ -18,6 +18,7 @@ from soft_targets.wire import (
     Layout,
     ReplyWriter,
     TensorSpec,
+    TooManyBytes,
     TooManyRows,
     WireError,
     cast,
@@ -359,6 +360,12 @@ def test_no_rows():
 ONE = fixed([[1, 2]], pa.float32(), 2)
 
 
+def tensors(rows, shape=(2,), **layout):
+    """A tensor column over rows as flat lists, which may hold nulls."""
+    kind = pa.fixed_shape_tensor(pa.float32(), shape, **layout)
+    return pa.ExtensionArray.from_storage(kind, fixed(rows, pa.float32(), int(np.prod(shape))))
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
@@ -371,7 +378,11 @@ ONE = fixed([[1, 2]], pa.float32(), 2)
         ({"x": fixed([[1e300, 0]], pa.float64(), 2)}, "cannot be kept as <f4"),
         ({"x": fixed([[True, False]], pa.bool_(), 2)}, "bool cannot become <f4"),
         ({"x": pa.array([[1.0, 2.0]])}, "cannot be read as <f4"),
-        ({"x": fixed([["1", "2"]], pa.string(), 2)}, "not a number"),
+        ({"x": fixed([["1", "2"]], pa.string(), 2)}, "cannot be read as <f4"),
+        ({"x": tensors([[1.0, None]])}, "holds null"),
+        ({"x": tensors([None])}, "holds null"),
+        ({"x": ONE, "row_id": pa.array(["a"], pa.string_view())}, "all text"),
+        ({"x": pa.array([None], pa.null())}, "cannot be read as"),
         ({"x": pa.array([1.0]).dictionary_encode()}, "cannot be read as"),
         ({"x": ONE, "row_id": pa.array([-1])}, "non-negative"),
         ({"x": ONE, "row_id": pa.array([1.5])}, "non-negative integers or all text"),
@@ -381,6 +392,133 @@ ONE = fixed([[1, 2]], pa.float32(), 2)
 def test_requests_that_do_not_fit(batch, message):
     with pytest.raises(InputError, match=message):
         decode_request(stream(pa.record_batch(batch)), X, max_rows=9)
+
+
+def nested(*levels):
+    """Two rows of [2, 2], float32, with a null at one level."""
+    values = pa.array([0.0, 1, 2, 3, 4, 5, 6, None if "value" in levels else 7], pa.float32())
+    inner = pa.FixedSizeListArray.from_arrays(values, 2, mask=pa.array([False] * 3 + ["list" in levels]))
+    return pa.FixedSizeListArray.from_arrays(inner, 2, mask=pa.array([False, "row" in levels]))
+
+
+@pytest.mark.parametrize("level", ["value", "list", "row"])
+def test_a_null_at_any_level_of_a_nested_list_is_refused(level):
+    specs = {"x": TensorSpec("<f4", (2, 2))}
+    whole = decode_request(stream(pa.record_batch({"x": nested()})), specs, max_rows=2)[1]
+    check(whole, {"x": np.arange(8, dtype="<f4").reshape(2, 2, 2)})
+    body = stream(pa.record_batch({"x": nested(level)}))
+    with pytest.raises(InputError, match="holds null"):
+        decode_request(body, specs, max_rows=2)
+
+
+def test_a_null_inside_a_tensor_is_refused_in_any_batch_and_slice():
+    batch = pa.record_batch({"x": tensors([[1.0, 2.0], [3.0, 4.0], [None, 5.0], [6.0, 7.0]])})
+    with pytest.raises(InputError, match="holds null"):
+        decode_request(stream(batch[:1], batch[2:]), X, max_rows=9)
+    whole = decode_request(stream(batch[:2], batch[3:]), X, max_rows=9)[1]
+    check(whole, {"x": np.array([[1, 2], [3, 4], [6, 7]], "<f4")})
+
+
+def test_a_permuted_tensor_is_refused():
+    specs = {"x": TensorSpec("<f4", (2, 2, 2))}
+    rows = [list(range(8))]
+    for permutation in (None, [0, 1, 2]):
+        batch = pa.record_batch({"x": tensors(rows, (2, 2, 2), permutation=permutation)})
+        check(
+            decode_request(stream(batch), specs, max_rows=1)[1],
+            {"x": np.arange(8, dtype="<f4").reshape(1, 2, 2, 2)},
+        )
+    batch = pa.record_batch({"x": tensors(rows, (2, 2, 2), permutation=[2, 0, 1])})
+    with pytest.raises(InputError, match=r"permutation \[2, 0, 1\]; send it in the order of its shape"):
+        decode_request(stream(batch), specs, max_rows=1)
+
+
+@pytest.mark.parametrize("name", ["row_id", "digest"])
+def test_an_input_named_like_a_column_of_the_format_is_not_encoded(name):
+    with pytest.raises(InputError, match=f"input '{name}' cannot be sent"):
+        encode_request({name: np.zeros((2, 2), "<f4")}, default_row_ids(2))
+
+
+# ------------------------------------------------------------------------------------------- large requests
+
+TEXT = {"t": TensorSpec("utf8", ())}
+
+
+def declare(body, size, to):
+    """Let the last compressed buffer, which inflates to ``size`` bytes, claim another size."""
+    place = body.rindex(size.to_bytes(8, "little"))
+    return body[:place] + to.to_bytes(8, "little", signed=True) + body[place + 8 :]
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+def test_what_a_body_inflates_to_is_bounded(compression):
+    size = 1_000_000
+    body = stream(pa.record_batch({"t": ["x" * size]}), compression=compression)
+    assert compression is None or len(body) < 10_000
+    assert decode_request(body, TEXT, max_rows=1, max_bytes=size + 8)[1]["t"].tolist() == ["x" * size]
+    with pytest.raises(TooManyBytes, match=f"more than {size} bytes of rows in one request; split them"):
+        decode_request(body, TEXT, max_rows=1, max_bytes=size)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+@pytest.mark.parametrize("claimed", [2**28 + 1, 2**40, 2**62])
+def test_a_claimed_size_is_refused_before_it_is_allocated(compression, claimed):
+    body = stream(pa.record_batch({"t": ["x" * 1_000_000]}), compression=compression)
+    with pytest.raises(TooManyBytes, match=f"more than {2**28} bytes"):
+        decode_request(declare(body, 1_000_000, claimed), TEXT, max_rows=1)
+
+
+@pytest.mark.parametrize("claimed", [0, 1, 999_999, 1_000_001, -2, -(2**63)])
+def test_a_claimed_size_that_is_not_the_real_one_is_refused(claimed):
+    body = stream(pa.record_batch({"t": ["x" * 1_000_000]}), compression="zstd")
+    with pytest.raises(InputError, match="not a readable Arrow IPC stream"):
+        decode_request(declare(body, 1_000_000, claimed), TEXT, max_rows=1)
+
+
+def test_many_small_batches_are_bounded_together():
+    batch = pa.record_batch({"t": ["x" * 1000]})
+    body = stream(*[batch] * 50, compression="zstd")
+    assert len(decode_request(body, TEXT, max_rows=50, max_bytes=51_000)[0]) == 50
+    with pytest.raises(TooManyBytes):
+        decode_request(body, TEXT, max_rows=50, max_bytes=49_000)
+    with pytest.raises(TooManyRows):
+        decode_request(body, TEXT, max_rows=49, max_bytes=51_000)
+
+
+def test_columns_that_do_not_fit_are_refused_before_any_batch_is_read():
+    # Reading the batch would fail in another way: what it claims to hold cannot be allocated.
+    body = declare(stream(pa.record_batch({"t": ["x" * 1_000_000]}), compression="zstd"), 1_000_000, 2**62)
+    with pytest.raises(InputError, match=r"missing: x; unknown: t"):
+        decode_request(body, X, max_rows=1)
+    with pytest.raises(InputError, match="type string cannot be read as <i8 of shape"):
+        decode_request(body, {"t": TensorSpec("<i8", ())}, max_rows=1)
+    with pytest.raises(InputError, match=r"rows have shape \[\], it takes utf8 of shape \[1\]"):
+        decode_request(body, {"t": TensorSpec("utf8", (1,))}, max_rows=1)
+
+
+def test_batches_without_rows_and_columns_of_dictionaries():
+    batch = pa.record_batch({"x": ONE})
+    ids, inputs = decode_request(stream(batch[:0], batch, batch[:0]), X, max_rows=1)
+    assert len(ids) == 1
+    check(inputs, {"x": np.array([[1, 2]], "<f4")})
+    ids = pa.array(["a"]).dictionary_encode()
+    with pytest.raises(InputError, match="row ids must be all"):
+        decode_request(stream(pa.record_batch({"x": ONE, "row_id": ids})), X, max_rows=1)
+
+
+@quick
+@given(st.data())
+def test_the_bytes_are_foretold_for_every_type(data):
+    dtype, rows = data.draw(st.sampled_from(DTYPES)), data.draw(st.integers(1, 40))
+    if dtype == "utf8":
+        spec, values = TensorSpec(dtype, ()), np.array(["ab" * i for i in range(rows)], object)
+    else:
+        spec, values = TensorSpec(dtype, (3, 2)), np.zeros((rows, 3, 2), dtype)
+    [batch] = pa.ipc.open_stream(encode_request({"x": values}, default_row_ids(rows)))
+    body = stream(batch, compression=data.draw(st.sampled_from([None, "lz4", "zstd"])))
+    with pytest.raises(TooManyBytes):
+        decode_request(body, {"x": spec}, max_rows=rows, max_bytes=batch.nbytes - 1)
+    check(decode_request(body, {"x": spec}, max_rows=rows, max_bytes=batch.nbytes + 64 * 8)[1], {"x": values})
 
 
 def test_a_doubled_row_id_and_a_doubled_column():
@@ -406,6 +544,21 @@ def test_a_request_cut_anywhere_is_refused_or_whole():
             continue
         # An Arrow stream may end at a batch boundary; HTTP's own length tells such a cut.
         assert len(ids) in (0, 2)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_request_with_a_wrong_bit_never_crashes(compression):
+    values = np.zeros((64, 2), "<f4")
+    batch = pa.record_batch({"x": fixed(values.tolist(), pa.float32(), 2), "row_id": pa.array(range(64))})
+    whole, rng = stream(batch, compression=compression), np.random.default_rng(0)
+    for _ in range(1000):
+        body = bytearray(whole)
+        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
+        try:
+            ids, inputs = decode_request(bytes(body), X, max_rows=99)
+        except InputError:
+            continue
+        assert len(ids) == len(inputs.get("x", ids))
 
 
 @quick
@@ -547,6 +700,8 @@ REPLIES = [
 ]
 
 
+# The files were written by `Path(name).write_bytes(b"".join(pieces()))` over this table, and once more while
+# nothing was released yet, when the closing batch came to carry the whole dictionary of `source`.
 @pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
 def test_golden_replies(name, pieces, check_reply):
     golden = (GOLDEN / name).read_bytes()
@@ -583,6 +738,17 @@ def test_a_reply_with_a_wrong_bit_never_crashes(name, pieces, check_reply):  # n
         for batch in batches[:-1]:
             batch.row_ids.to_pylist()
             np.nan_to_num(batch.log_probs)
+
+
+@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
+def test_every_batch_has_the_six_words_in_their_order(name, pieces, check_reply):  # noqa: ARG001 - the same table
+    nothing = ReplyWriter(Layout(3), row_id_type=pa.uint64(), metadata=METADATA)
+    for body in (b"".join(pieces()), nothing.close()):
+        for batch in pa.ipc.open_stream(body):
+            assert batch["source"].dictionary.to_pylist() == list(wire.SOURCES)
+        # A dictionary that is replaced is one that some readers cannot follow.
+        kinds = [message.type for message in pa.ipc.MessageReader.open_stream(body)]
+        assert kinds.count("dictionary") == 1
 
 
 def test_an_arrow_stream_that_merely_ends_is_a_cut_one():
@@ -647,6 +813,56 @@ def test_a_value_is_null_exactly_where_a_row_has_none(column):
         next(batches)
 
 
+SPARSE = {"log_probs": fixed([[-1.0, -2.0]], pa.float32(), 2), "indices": fixed([[0, 1]], pa.int32(), 2)}
+TAIL = {"tail_log_mass": pa.array([-1.0], pa.float32())}
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *({"log_probs": fixed([[-1.0, bad]], pa.float32(), 2)} for bad in (np.nan, np.inf, 0.01, None)),
+        *(SPARSE | {"tail_log_mass": pa.array([bad], pa.float32())} for bad in (np.nan, np.inf, 0.01, None)),
+        SPARSE | TAIL | {"log_probs": fixed([[np.nan, -1.0]], pa.float32(), 2)},
+        SPARSE | TAIL | {"indices": fixed([[0, None]], pa.int32(), 2)},
+        SPARSE | TAIL | {"indices": fixed([None], pa.int32(), 2)},
+    ],
+)
+def test_a_value_that_is_no_log_probability(column):
+    _, batches = read_reply(stream(batch_of(**column)))
+    with pytest.raises(WireError, match=r"no log-probability|no value where it promises one"):
+        next(batches)
+
+
+def test_values_at_the_edge_of_what_is_a_log_probability():
+    rounded = {"log_probs": fixed([[-np.inf, 1e-6]], pa.float32(), 2), "indices": SPARSE["indices"]}
+    _, batches = read_reply(stream(batch_of(**rounded, tail_log_mass=pa.array([-np.inf], pa.float32()))))
+    np.testing.assert_array_equal(next(batches).log_probs, np.array([[-np.inf, 1e-6]], "<f4"))
+
+
+def test_the_values_of_rows_that_have_none_mean_nothing():
+    # Null rows whose own bytes are null, or no log-probabilities, as other writers may leave them.
+    filler = pa.array([-1.0, -2.0, np.nan, 5.0], pa.float32())
+    error = pa.DictionaryArray.from_arrays(pa.array([2, 5], pa.int8()), pa.array(wire.SOURCES))
+    for log_probs in (
+        fixed([[-1.0, -2.0], None], pa.float32(), 2),
+        pa.FixedSizeListArray.from_arrays(filler, 2, mask=pa.array([False, True])),
+    ):
+        batch = batch_of(
+            row_id=pa.array([1, 2], pa.uint64()),
+            source=error,
+            error_code=pa.array([None, "internal"]),
+            error=pa.array([None, "?"]),
+            log_probs=log_probs,
+            indices=fixed([[1, 0], None], pa.int32(), 2),
+            tail_log_mass=pa.array([-np.inf, None], pa.float32()),
+        )
+        read_batch = next(read_reply(stream(batch))[1])
+        np.testing.assert_array_equal(read_batch.log_probs[0], [-1, -2])
+        np.testing.assert_array_equal(read_batch.indices[0], [1, 0])
+        assert read_batch.indices.dtype == np.int32
+        assert read_batch.sources == ["miss", "error"]
+
+
 def test_a_new_column_does_not_disturb():
     _, batches = read_reply(stream(batch_of(entropy=pa.array([0.5], pa.float32()))))
     assert next(batches).sources == ["hit"]
@@ -678,6 +894,50 @@ def test_batches_stay_below_their_size():
     _, batches = read(b"".join([*pieces, writer.close()]))
     assert sum(len(batch.sources) for batch in batches[:-1]) == 1500
     assert batches[-1] == Closing(1500, 0)
+
+
+def batch_bytes(body):
+    """The size of every record batch, its header included."""
+    return [
+        message.metadata.size + message.body.size
+        for message in pa.ipc.MessageReader.open_stream(body)
+        if message.type == "record batch"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "code", "error"),
+    [
+        (["x" * 4000 + str(i) for i in range(3000)], None, None),
+        (["é" * 2000 + str(i) for i in range(3000)], None, None),
+        (list(range(3000)), "teacher_failed", "out of memory " * 300),
+        ([("x" * 1_500_000 if i % 2 else "") + str(i) for i in range(9)], "internal", "y" * 1_400_000),
+    ],
+    ids=["ids", "wide-ids", "errors", "uneven"],
+)
+def test_batches_stay_below_their_size_whatever_ids_and_errors_take(ids, code, error):
+    rows, layout = len(ids), Layout(10)
+    writer = ReplyWriter(layout, row_id_type=pa.array(ids).type, metadata=METADATA)
+    if isinstance(ids[0], int):
+        writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
+    array = row_id_array(ids)
+    failed = [code is not None and i % 3 > 0 for i in range(rows)]
+    pieces = list(
+        writer.group(
+            array,
+            ["error" if bad else "miss" for bad in failed],
+            [None if bad else bytes(layout.row_bytes) for bad in failed],
+            [(code, error) if bad else None for bad in failed],
+        )
+    )
+    body = b"".join([*pieces, writer.close()])
+    sizes = batch_bytes(body)
+    assert max(sizes) <= wire.MAX_BATCH_BYTES
+    assert len(sizes) - 1 <= 2 * sum(sizes) / wire.MAX_BATCH_BYTES + 1  # nor are they cut too small
+    _, (*batches, closing) = read(body)
+    assert [row for batch in batches for row in batch.row_ids.to_pylist()] == ids
+    assert [error is not None for batch in batches for error in batch.errors] == failed
+    assert closing == Closing(rows, sum(failed))
 
 
 def test_a_row_larger_than_a_batch_travels_alone():

@@ -6,10 +6,17 @@ last record batch is empty and carries ``rows``, ``failed`` and ``complete`` in 
 Arrow stream that merely ends cannot be told from one that was cut, this one can.
 """
 
-from soft_targets.errors import IncompleteStream, InputError, TooManyRows, WireError
+from soft_targets.errors import IncompleteStream, InputError, TooManyBytes, TooManyRows, WireError
 from soft_targets.wire.digests import classes_digest, row_digests
 from soft_targets.wire.reader import Closing, ReplyBatch, read_reply
-from soft_targets.wire.request import decode_request, default_row_ids, encode_request, row_id_array
+from soft_targets.wire.request import (
+    MAX_BYTES,
+    RESERVED,
+    decode_request,
+    default_row_ids,
+    encode_request,
+    row_id_array,
+)
 from soft_targets.wire.rows import DTYPES, TensorSpec, cast, check_names, check_shape
 from soft_targets.wire.writer import FORMAT, MAX_BATCH_BYTES, SOURCES, Layout, ReplyWriter
 
@@ -20,6 +27,8 @@ __all__ = [
     "DTYPES",
     "FORMAT",
     "MAX_BATCH_BYTES",
+    "MAX_BYTES",
+    "RESERVED",
     "SOURCES",
     "Closing",
     "IncompleteStream",
@@ -28,6 +37,7 @@ __all__ = [
     "ReplyBatch",
     "ReplyWriter",
     "TensorSpec",
+    "TooManyBytes",
     "TooManyRows",
     "WireError",
     "cast",

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from soft_targets.errors import IncompleteStream, WireError
 from soft_targets.wire.rows import Array
 from soft_targets.wire.writer import FORMAT
+
+MAX_LOG_PROB = 1e-4  # probability 1 may be rounded up, by less than this
 
 
 class ReplyBatch(NamedTuple):
@@ -99,25 +102,46 @@ def _closing(custom: Mapping[bytes, bytes]) -> Closing:
 
 
 def _read_batch(batch: pa.RecordBatch) -> ReplyBatch:
-    def matrix(name: str) -> Array:
-        column = batch[name]
-        width = column.type.list_size
-        # `values` ignores offset and length, `flatten` drops null rows: slice by hand.
-        flat = column.values.slice(column.offset * width, len(column) * width)
-        return flat.to_numpy(zero_copy_only=False).reshape(len(column), width)  # type: ignore[no-any-return]
-
     codes, texts = batch["error_code"].to_pylist(), batch["error"].to_pylist()
     sparse = "indices" in batch.schema.names
     sources = batch["source"].to_pylist()
-    if batch["log_probs"].is_null().to_pylist() != [source in ("error", "absent") for source in sources]:
-        raise WireError("a batch of the answer has no value where it promises one, or the reverse")
+    good = np.array([source not in ("error", "absent") for source in sources], dtype=bool)
+    log_probs = _values(batch, "log_probs", good)
+    indices = _values(batch, "indices", good) if sparse else None
+    tail = _values(batch, "tail_log_mass", good) if sparse else None
+    wrong = ~(log_probs <= MAX_LOG_PROB).all(axis=1)  # written so that NaN is wrong as well
+    if tail is not None:
+        wrong |= ~(tail <= MAX_LOG_PROB)
+    if (wrong & good).any():
+        row = batch["row_id"][int(np.argmax(wrong & good))].as_py()
+        raise WireError(f"row {row!r} of the answer has a value that is no log-probability")
     return ReplyBatch(
         row_ids=batch["row_id"],
         sources=sources,
         errors=[
             None if code is None else (code, text or "") for code, text in zip(codes, texts, strict=True)
         ],
-        log_probs=matrix("log_probs"),
-        indices=matrix("indices") if sparse else None,
-        tail_log_mass=batch["tail_log_mass"].to_numpy(zero_copy_only=False) if sparse else None,
+        log_probs=log_probs,
+        indices=indices,
+        tail_log_mass=tail,
     )
+
+
+def _values(batch: pa.RecordBatch, name: str, good: Array) -> Array:
+    """A value column, whole in good rows and null in the others."""
+    column = batch[name]
+    nulls = column.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(column.type):
+        width = column.type.list_size
+        # `values` ignores offset and length, `flatten` drops null rows: slice by hand.
+        column = column.values.slice(column.offset * width, len(column) * width)
+        shape: tuple[int, ...] = (len(batch), width)
+    else:
+        shape = (len(batch),)
+    if column.null_count:
+        inside = column.is_null().to_numpy(zero_copy_only=False).reshape(len(batch), -1).any(axis=1)
+        nulls = nulls | (inside & good)
+        column = column.fill_null(0)
+    if (nulls == good).any():
+        raise WireError("a batch of the answer has no value where it promises one, or the reverse")
+    return column.to_numpy(zero_copy_only=False).reshape(shape)  # type: ignore[no-any-return]

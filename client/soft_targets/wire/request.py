@@ -1,13 +1,18 @@
 """Requests: rows and their ids as an Arrow IPC stream, a column per input."""
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from soft_targets.errors import InputError, TooManyRows
-from soft_targets.wire.rows import Array, TensorSpec, cast, check_names, check_shape
+from soft_targets.errors import InputError, TooManyBytes, TooManyRows
+from soft_targets.wire.rows import Array, TensorSpec, cast, check_names
+from soft_targets.wire.sizes import batch_sizes
+
+MAX_BYTES = 256 * 1024 * 1024
+RESERVED = ("row_id", "digest")  # columns of the format itself, so that no input can have their names
 
 
 def default_row_ids(rows: int) -> pa.Array:
@@ -48,9 +53,15 @@ def _row_ids(values: Any) -> pa.Array:
 
 
 def encode_request(inputs: Mapping[str, Array], row_ids: pa.Array) -> bytes:
-    """One request body: a column per input (already cast, ``[B, ...]``) and ``row_id``."""
+    """One request body: a column per input (already cast, ``[B, ...]``) and ``row_id``.
+
+    Raises:
+        InputError: an input has the name of a column of the format.
+    """
     columns = {"row_id": row_ids}
     for name, values in inputs.items():
+        if name in RESERVED:
+            raise InputError(f"input {name!r} cannot be sent: the column of this name means something else")
         if values.dtype == object:
             columns[name] = pa.array(values, pa.string())
         elif values.ndim == 1:
@@ -69,9 +80,15 @@ def encode_request(inputs: Mapping[str, Array], row_ids: pa.Array) -> bytes:
 
 
 def decode_request(
-    body: bytes, specs: Mapping[str, TensorSpec], *, max_rows: int
+    body: bytes, specs: Mapping[str, TensorSpec], *, max_rows: int, max_bytes: int = MAX_BYTES
 ) -> tuple[pa.Array, dict[str, Array]]:
-    """Read a request body.
+    """Read a request body; its columns and its size are checked before any row is read or decompressed.
+
+    Args:
+        body: an Arrow IPC stream.
+        specs: the ensemble's inputs.
+        max_rows: how many rows it may hold.
+        max_bytes: how many bytes its columns may take once they are decompressed.
 
     Returns:
         Row ids, and name to array ``[B, ...]`` of the declared dtype.
@@ -79,27 +96,70 @@ def decode_request(
     Raises:
         InputError: the body is not an Arrow stream, or its columns do not fit ``specs``.
         TooManyRows: it holds more than ``max_rows`` rows.
+        TooManyBytes: it holds more than ``max_bytes`` bytes.
     """
     try:
-        batches, rows = [], 0
         with pa.ipc.open_stream(body) as reader:
-            check_names(set(reader.schema.names) - {"row_id"}, specs)
-            if len(set(reader.schema.names)) != len(reader.schema.names):
-                raise InputError(f"a column stands twice: {reader.schema.names}")
-            for batch in reader:
-                rows += batch.num_rows
-                if rows > max_rows:
-                    raise TooManyRows(f"more than {max_rows} rows in one request; split them")
+            _check_columns(reader.schema, specs)
+            _check_size(body, max_rows, max_bytes)
+            batches = [batch for batch in reader if batch.num_rows]
+            for batch in batches:
                 batch.validate(full=True)
-                batches.append(batch)
             table = pa.Table.from_batches(batches, reader.schema)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error) as exc:
         raise InputError(f"the body is not a readable Arrow IPC stream: {exc}") from None
-    if rows == 0:
+    if not batches:
         return default_row_ids(0), {}
     inputs = {name: _column(table[name], spec, name) for name, spec in specs.items()}
     has_ids = "row_id" in table.schema.names
-    return row_id_array(_combine(table["row_id"])) if has_ids else default_row_ids(rows), inputs
+    row_ids = row_id_array(_combine(table["row_id"])) if has_ids else default_row_ids(len(table))
+    return row_ids, inputs
+
+
+def _check_columns(schema: pa.Schema, specs: Mapping[str, TensorSpec]) -> None:
+    check_names(set(schema.names) - {"row_id"}, specs)
+    if len(set(schema.names)) != len(schema.names):
+        raise InputError(f"a column stands twice: {schema.names}")
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name in specs:
+            _check_type(kind, specs[name], name)
+        elif not (pa.types.is_integer(kind) or _is_text(kind)):
+            raise InputError(f"row ids must be all non-negative integers or all text, not {kind}")
+
+
+def _check_type(kind: pa.DataType, spec: TensorSpec, name: str) -> None:
+    shape, value = [], kind
+    if isinstance(kind, pa.FixedShapeTensorType):
+        shape, value = kind.shape, kind.value_type
+        # Readers disagree on what a permutation does to the values (pyarrow's own among them).
+        if kind.permutation not in (None, list(range(len(shape)))):
+            raise InputError(
+                f"input {name!r} has the permutation {kind.permutation}; send it in the order of its shape"
+            )
+    while pa.types.is_fixed_size_list(value):
+        shape.append(value.list_size)
+        value = value.value_type
+    number = pa.types.is_integer(value) or pa.types.is_floating(value) or pa.types.is_boolean(value)
+    if not (_is_text(value) if spec.dtype == "utf8" else number):
+        raise InputError(f"input {name!r}: a column of type {kind} cannot be read as {spec}")
+    if tuple(shape) != spec.shape:
+        raise InputError(f"input {name!r}: rows have shape {shape}, it takes {spec}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    # Not views: thousands of them may show the same bytes, and would be copied out one by one.
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _check_size(body: bytes, max_rows: int, max_bytes: int) -> None:
+    rows = size = 0
+    for batch in batch_sizes(body):
+        rows += batch.rows
+        size += batch.bytes
+        if rows > max_rows:
+            raise TooManyRows(f"more than {max_rows} rows in one request; split them")
+        if size > max_bytes:
+            raise TooManyBytes(f"more than {max_bytes} bytes of rows in one request; split them")
 
 
 def _combine(column: pa.ChunkedArray) -> pa.Array:
@@ -108,23 +168,14 @@ def _combine(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _column(column: pa.ChunkedArray, spec: TensorSpec, name: str) -> Array:
-    array, shape = _combine(column), [len(column)]
-    if isinstance(array.type, pa.FixedShapeTensorType) and not array.null_count:
-        values = array.to_numpy_ndarray()
-    else:
-        while pa.types.is_fixed_size_list(array.type) and not array.null_count:
-            shape.append(array.type.list_size)
-            array = array.flatten()
-        if array.null_count:
-            raise InputError(
-                f"input {name!r} holds null; every value must be given (NaN is a value, null is not)"
-            )
-        if not (
-            pa.types.is_primitive(array.type)
-            or pa.types.is_string(array.type)
-            or pa.types.is_large_string(array.type)
-        ):
-            raise InputError(f"input {name!r}: a column of type {column.type} cannot be read as {spec}")
-        values = array.to_numpy(zero_copy_only=False).reshape(shape)
-    check_shape(values, spec, name)
+    array = _combine(column)
+    if isinstance(array.type, pa.FixedShapeTensorType):
+        array = array.storage  # the tensor itself counts whole rows as null only, and reads others as numbers
+    while pa.types.is_fixed_size_list(array.type) and not array.null_count:
+        array = array.flatten()
+    if array.null_count:
+        raise InputError(
+            f"input {name!r} holds null; every value must be given (NaN is a value, null is not)"
+        )
+    values = array.to_numpy(zero_copy_only=False).reshape(len(column), *spec.shape)
     return cast(values, spec.dtype, name=name)

@@ -1,6 +1,6 @@
 """Rows: what an input is, the one cast into it, and what is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,23 @@ def check_shape(values: Array, spec: TensorSpec, name: str) -> None:
     if values.shape[1:] != spec.shape:
         hint = "; one row is a list of one: [row]" if values.shape == spec.shape else ""
         raise InputError(f"input {name!r}: rows have shape {list(values.shape[1:])}, it takes {spec}{hint}")
+
+
+def cut(sizes: Array, budget: int, *, max_rows: int) -> Iterator[slice]:
+    """Cut rows into runs of at most ``budget`` bytes together; a row that is larger is a run of its own.
+
+    Args:
+        sizes: the bytes of each row.
+        budget: the bytes of a run.
+        max_rows: the rows of a run, at least 1.
+    """
+    ends, start = np.cumsum(sizes), 0
+    while start < len(ends):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + budget, side="right")))
+        stop = min(stop, start + max_rows)
+        yield slice(start, stop)
+        start = stop
 
 
 def cast(values: Any, dtype: str, *, name: str) -> Array:

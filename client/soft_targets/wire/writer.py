@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from soft_targets.wire.rows import Array
+from soft_targets.wire.rows import Array, cut
 
 FORMAT = "1"
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+_HEADER_BYTES = 4096  # of a batch: its header and the padding of its columns
+_ROW_BYTES = 24  # of a row, besides its value and texts: offsets, the source, bits of validity
 SOURCES = ("hit", "opinions", "miss", "coalesced", "absent", "error")
 
 
@@ -99,9 +102,8 @@ class ReplyWriter:
             values: n values of the layout, None on error and absent rows.
             errors: n of (code, message), or None.
         """
-        step = max(1, MAX_BATCH_BYTES // (self._layout.row_bytes + 256))
-        for start in range(0, len(row_ids), step):
-            part = slice(start, start + step)
+        sizes = self._sizes(row_ids, errors)
+        for part in cut(sizes, MAX_BATCH_BYTES - _HEADER_BYTES, max_rows=len(sizes)):
             batch = self._batch(row_ids[part], sources[part], values[part], errors[part])
             self.rows += batch.num_rows
             self.failed += sum(error is not None for error in errors[part])
@@ -115,10 +117,17 @@ class ReplyWriter:
         self._writer.close()
         return self._sink.take()
 
+    def _sizes(self, row_ids: pa.Array, errors: Sequence[tuple[str, str] | None]) -> Array:
+        """The bytes of each row."""
+        sizes = np.full(len(row_ids), self._layout.row_bytes + _ROW_BYTES, dtype=np.int64)
+        sizes += 8 if pa.types.is_integer(row_ids.type) else 4 + pc.binary_length(row_ids).to_numpy()
+        for row, error in enumerate(errors):
+            if error is not None:
+                sizes[row] += sum(len(text.encode()) for text in error)
+        return sizes
+
     def _empty(self) -> pa.RecordBatch:
-        return pa.RecordBatch.from_arrays(
-            [pa.array([], field.type) for field in self._schema], schema=self._schema
-        )
+        return self._batch(pa.array([], self._schema.field("row_id").type), [], [], [])
 
     def _batch(
         self,
@@ -128,8 +137,8 @@ class ReplyWriter:
         errors: Sequence[tuple[str, str] | None],
     ) -> pa.RecordBatch:
         rows = len(row_ids)
-        absent = [value is None for value in values]
-        nulls = pa.array(absent) if any(absent) else None
+        absent = np.array([value is None for value in values], dtype=bool)
+        nulls = pa.array(absent) if absent.any() else None
         filler = bytes(self._layout.row_bytes)
         log_probs, indices, tail = self._layout.unpack(b"".join(value or filler for value in values))
         columns = [
@@ -146,7 +155,7 @@ class ReplyWriter:
                 continue
             flat = pa.array(np.ascontiguousarray(column).reshape(-1))
             if name == "tail_log_mass":
-                columns.append(pa.array(tail, mask=np.array(absent)))
+                columns.append(pa.array(tail, mask=absent))
             else:
                 width = column.shape[1]
                 columns.append(pa.FixedSizeListArray.from_arrays(flat, width, mask=nulls))
