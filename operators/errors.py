@@ -1,12 +1,12 @@
-"""What can be wrong with an operator before it has seen a row.
+"""What can be wrong with an operator, or with what it is asked.
 
-* OperatorError
-    * UnknownOperator
-    * UnknownParameter
-    * InvalidParameter
-    * UnknownPrimitive
-
-Rows never raise: a row that has no pool answers NaN, so that it cannot take its batch with it.
+OperatorError
+├── UnknownOperator    no operator has that name
+├── UnknownParameter   the operator takes no such parameter
+├── InvalidParameter   a value is outside its range
+├── UnknownPrimitive   no primitive has that name
+├── NotJudged          it raised, or did not answer with log-probabilities (operators.axioms)
+└── InvalidBatch       arrays that are no batch of rows (operators.guarantees)
 """
 
 from collections.abc import Iterable

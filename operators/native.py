@@ -4,6 +4,7 @@ They obey the docstrings in `operators.simplex`. Inside `errstate` IEEE arithmet
 that the references reach by masking: log 0 = -inf, and -inf - -inf = NaN for a row without a distribution.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[Any]
 
+State: TypeAlias = tuple[Floats, ...]
+
+PANEL = 32  # rows that are multiplied at a time
 BLOCK = 32768  # elements of a block of rows; a few such arrays fit a core's cache
 
 
@@ -72,6 +76,31 @@ def weighted_sum(x: Floats, weights: Floats) -> Floats:
         np.multiply(teacher, weight[..., None], out=term)
         total += term
     return total
+
+
+def matmul(x: Floats, matrix: Floats) -> Floats:
+    """See `operators.simplex.matmul`.
+
+    By panels of rows that are always full: BLAS adds up in another order for another number of rows, and a
+    row should keep its bits whatever batch it comes in.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    panels = -(-rows.shape[0] // PANEL)
+    padded = np.zeros((panels * PANEL, x.shape[-1]), dtype=x.dtype)
+    padded[: rows.shape[0]] = rows
+    with np.errstate(all="ignore"):
+        product = padded.reshape(panels, PANEL, x.shape[-1]) @ matrix
+    return product.reshape(-1, matrix.shape[-1])[: rows.shape[0]].reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def iterate(step: Callable[[State], State], state: State, times: int) -> State:
+    """See `operators.simplex.iterate`: stop where a step changes nothing, as all further ones would not."""
+    for _ in range(times):
+        following = step(state)
+        if all(np.array_equal(old, new, equal_nan=True) for old, new in zip(state, following, strict=True)):
+            break
+        state = following
+    return state
 
 
 def soften(log_probs: Floats, temperature: Floats) -> Floats:

@@ -1,21 +1,41 @@
-"""The built-in operators. Each factory takes keyword parameters and returns an immutable Operator."""
+"""The three families to begin with: arithmetic, geometric and power means of the teachers' probabilities."""
 
-import inspect
 import math
-from collections.abc import Mapping
 from functools import reduce
-from numbers import Real
-from types import MappingProxyType
-from typing import Any
 
 from array_api_compat import array_namespace
 
-from operators import simplex
-from operators.base import Array, Factory, Fuse, Operator
-from operators.errors import InvalidParameter, UnknownOperator, UnknownParameter, suggestion
+from operators import lemmas, simplex
+from operators.base import Array, Claim, Disclaimer, Fuse, Operator
+from operators.errors import InvalidParameter
+from operators.lemmas import CONTINUITY, CONVEXITY, POSITIVITY, TEMPERATURE, WEIGHTS
+from operators.parameters import real
 
 SMALLEST_EXPONENT = 0.05
 LARGEST_EXPONENT = 2.0
+
+LINEAR_CLAIMS = (
+    Claim(CONVEXITY, 4, lemmas.HULL),
+    Claim(POSITIVITY, 2, lemmas.SOME_SHARE),
+    Claim(WEIGHTS, 3, lemmas.STRAIGHT),
+    Claim(CONTINUITY, 2, lemmas.COMPOSED_AT_ZERO),
+    Claim(TEMPERATURE, 1, lemmas.BOUNDED),
+)
+LINEAR_DISCLAIMERS = (
+    Disclaimer(
+        TEMPERATURE,
+        2,
+        "teachers (.8, .2), (.4, .6), equal weights, T = 2: softened first (.558, .442), last (.551, .449)",
+    ),
+)
+_VETO = Disclaimer(
+    POSITIVITY, 2, "a veto: teachers (0, .5, .5), (.98, .01, .01), equal weights, give class 0 nothing"
+)
+_DISJOINT = Disclaimer(
+    CONTINUITY,
+    2,
+    "teachers (1, 0), (0, 1), equal weights: 0/0, and next to them whatever their zeros' ratio is",
+)
 
 
 def linear() -> Operator:
@@ -44,7 +64,14 @@ def linear() -> Operator:
         Genest and Zidek, "Combining probability distributions: a critique and an annotated bibliography",
         Statistical Science 1(1), 1986.
     """
-    return Operator("linear", (), _lone_teacher_first(simplex.weighted_logsumexp), "zeros")
+    return Operator(
+        "linear",
+        (),
+        lone_teacher_first(simplex.weighted_logsumexp),
+        "zeros",
+        LINEAR_CLAIMS,
+        LINEAR_DISCLAIMERS,
+    )
 
 
 def geometric() -> Operator:
@@ -73,7 +100,20 @@ def geometric() -> Operator:
     Source:
         Heskes, "Selecting weighting factors in logarithmic opinion pools", NIPS 10, 1997.
     """
-    return Operator("geometric", (), _lone_teacher_first(_geometric), "floored")
+    return Operator(
+        "geometric",
+        (),
+        lone_teacher_first(_geometric),
+        "floored",
+        (
+            Claim(CONVEXITY, 2, lemmas.INTERNAL),
+            Claim(POSITIVITY, 1, lemmas.NO_VETO),
+            Claim(WEIGHTS, 2, lemmas.LOGS_MIX),
+            Claim(CONTINUITY, 1, lemmas.COMPOSED),
+            Claim(TEMPERATURE, 2, lemmas.COMMUTES),
+        ),
+        (*_outside_the_box("geometric"), _VETO, _DISJOINT),
+    )
 
 
 def holder(*, exponent: float = 0.5) -> Operator:
@@ -111,70 +151,68 @@ def holder(*, exponent: float = 0.5) -> Operator:
         2007.
     """
     power = _exponent(exponent)
-    fuse: Fuse = _geometric
-    if power > 0:
-        fuse = _power_mean(power)
-    elif power < 0:
-        fuse = _vetoing_power_mean(power)
+    twin = {0.0: geometric(), 1.0: linear()}.get(power)
+    if twin is not None:
+        return twin._replace(
+            name="holder",
+            parameters=(("exponent", power),),
+            fuse=twin.fuse if power == 0 else lone_teacher_first(_power_mean(power)),
+        )
     return Operator(
-        "holder", (("exponent", power),), _lone_teacher_first(fuse), "zeros" if power > 0 else "floored"
+        "holder",
+        (("exponent", power),),
+        lone_teacher_first(_power_mean(power) if power > 0 else _vetoing_power_mean(power)),
+        "zeros" if power > 0 else "floored",
+        (
+            Claim(CONVEXITY, 2, lemmas.INTERNAL),
+            Claim(POSITIVITY, 2, lemmas.SOME_SHARE) if power > 0 else Claim(POSITIVITY, 1, lemmas.NO_VETO),
+            Claim(WEIGHTS, 2, lemmas.MEDIANT),
+            Claim(CONTINUITY, 2, lemmas.COMPOSED_AT_ZERO)
+            if power > 0
+            else Claim(CONTINUITY, 1, lemmas.COMPOSED),
+            Claim(TEMPERATURE, 1, lemmas.BOUNDED),
+        ),
+        (
+            *_outside_the_box("power mean"),
+            *(() if power > 0 else (_VETO, _DISJOINT)),
+            Disclaimer(
+                TEMPERATURE, 2, "teachers (.8, .2), (.4, .6), T = 2: softened first or last, the pools differ"
+            ),
+        ),
     )
-
-
-BUILTIN: Mapping[str, Factory] = MappingProxyType(
-    {"geometric": geometric, "holder": holder, "linear": linear}
-)
-
-
-def make(name: str, /, **parameters: Any) -> Operator:
-    """Return the built-in operator of this name with these parameters.
-
-    Args:
-        name: a key of BUILTIN.
-        **parameters: the factory's keyword parameters; what is left out has its default.
-
-    Returns:
-        The operator.
-
-    Raises:
-        UnknownOperator: there is no such name; the nearest is named.
-        UnknownParameter: this operator takes no such parameter; those it takes are named.
-        InvalidParameter: a value is outside its range, which is named.
-
-    Example:
-        >>> make("holder", exponent=0.25).parameters
-        (('exponent', 0.25),)
-        >>> make("gemetric")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        operators.errors.UnknownOperator: no operator 'gemetric': did you mean geometric? ...
-    """
-    factory = BUILTIN.get(name) if isinstance(name, str) else None
-    if factory is None:
-        raise UnknownOperator(f"no operator {name!r}: {suggestion(str(name), BUILTIN)}")
-    known = inspect.signature(factory).parameters
-    for parameter in parameters:
-        if parameter not in known:
-            raise UnknownParameter(f"{name} has no parameter {parameter!r}: {suggestion(parameter, known)}")
-    return factory(**parameters)
 
 
 def _exponent(value: object) -> float:
     allowed = f"0, or between {SMALLEST_EXPONENT} and {LARGEST_EXPONENT:g} in absolute value"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidParameter(f"exponent is {value!r}; it must be a number: {allowed}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if number == 0:
-        return 0.0  # not -0.0, which is another text in canonical JSON
-    if not SMALLEST_EXPONENT <= abs(number) <= LARGEST_EXPONENT:  # NaN is caught here too
+    number = real("exponent", value, allowed)
+    if number != 0 and not SMALLEST_EXPONENT <= abs(number) <= LARGEST_EXPONENT:  # NaN is caught here too
         raise InvalidParameter(f"exponent is {number!r}; it must be {allowed}")
     return number
 
 
-def _lone_teacher_first(fuse: Fuse) -> Fuse:
-    """Answer a lone teacher bit for bit; give `fuse` the weights in the dtype of the log-probabilities."""
+def _outside_the_box(pool: str) -> tuple[Disclaimer, Disclaimer]:
+    """Class 0 is neither kept where both teachers have it, nor moved one way: there is nowhere to go."""
+    example = "teachers (.40, .58, .02), (.40, .02, .58), equal weights"
+    figure = "give class 0 .65" if pool == "geometric" else "do not give class 0 .40"
+    return (
+        Disclaimer(CONVEXITY, 3, f"{example}, {figure}"),
+        Disclaimer(
+            WEIGHTS,
+            3,
+            f"{example}, {figure}; towards either teacher it goes back to the .40 where it came from",
+        ),
+    )
+
+
+def lone_teacher_first(fuse: Fuse) -> Fuse:
+    """Answer a lone teacher bit for bit; give `fuse` the weights in the dtype of the log-probabilities.
+
+    Args:
+        fuse: a rule under which unanimous teachers are repeated, so that a lone one is the answer.
+
+    Returns:
+        The rule for any number of teachers.
+    """
 
     def pool(log_probs: Array, weights: Array) -> Array:
         if log_probs.shape[0] == 1:
@@ -211,3 +249,20 @@ def _vetoing_power_mean(exponent: float) -> Fuse:
         return simplex.log_softmax(xp.where(vetoed, -math.inf, means))
 
     return fuse
+
+
+def present(log_probs: Array, weights: Array) -> Array:
+    """Replace absent teachers by the uniform distribution.
+
+    A teacher of weight 0 may hold anything. Formulas that multiply by its weight in the end should meet
+    numbers on the way, so that neither 0 times NaN nor the gradient of it arises.
+
+    Args:
+        log_probs: [K, ..., C].
+        weights: [K, ...], non-negative.
+
+    Returns:
+        [K, ..., C].
+    """
+    xp = array_namespace(log_probs)
+    return xp.where(weights[..., None] > 0, log_probs, -math.log(log_probs.shape[-1]))

@@ -1,26 +1,22 @@
 """Primitives on log-probabilities, and their versions per array library.
 
-Every primitive has a reference written in nothing but the array API standard: no data-dependent control flow,
-no boolean indexing, Python scalars as constants, shapes read first; so it also records as a graph where the
-arrays are symbolic. A library may have its own version of a primitive, found in a dictionary keyed by
-(primitive, namespace): numpy's stand in `operators.native`; others are added by `register`.
+Every primitive has a reference written in nothing but the array API standard (`operators.reference`): no
+data-dependent control flow, no boolean indexing, Python scalars as constants, shapes read first; so it also
+records as a graph where the arrays are symbolic. A library may have its own version of a primitive, found in
+a dictionary keyed by (primitive, namespace): numpy's stand in `operators.native`; others are added by
+`register`.
 
 Classes are the last axis. Nothing here modifies its arguments, and a row's answer depends on that row alone.
 """
 
 import math
-import operator
-from collections.abc import Callable
-from functools import reduce
-from typing import TypeAlias
 
 from array_api_compat import array_namespace
 
 from operators import native
 from operators.base import Array
 from operators.errors import InvalidParameter, UnknownPrimitive, suggestion
-
-Primitive: TypeAlias = Callable[..., Array]
+from operators.reference import REFERENCE, Primitive, State, Step, log
 
 
 def log_softmax(x: Array) -> Array:
@@ -103,6 +99,102 @@ def weighted_sum(x: Array, weights: Array) -> Array:
         [[-1.0, -2.0]]
     """
     return _version("weighted_sum", x)(x, weights)
+
+
+def logaddexp(x: Array, y: Array) -> Array:
+    """Add two arrays up in the log domain.
+
+    z = log(exp x + exp y)
+
+    Args:
+        x: an array, finite or -inf.
+        y: an array that broadcasts against x, finite or -inf.
+
+    Returns:
+        The shape of x + y; -inf where both are -inf, NaN where one is NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> logaddexp(np.array([-1000.0, -np.inf]), np.array([-1000.0, -np.inf])).round(4).tolist()
+        [-999.3069, -inf]
+    """
+    xp = array_namespace(x)
+    peak = xp.maximum(x, y)
+    peak = xp.where(peak == -math.inf, 0.0, peak)
+    return log(xp.exp(x - peak) + xp.exp(y - peak)) + peak
+
+
+def entropy(log_probs: Array) -> Array:
+    """Measure the uncertainty of distributions, in nats.
+
+    H(p) = -sum_c p_c log p_c, with 0 log 0 = 0.
+
+    Args:
+        log_probs: [..., C], normalised; -inf allowed.
+
+    Returns:
+        [...], relatively exact down to one-hots, which have 0; log C for the uniform distribution, NaN where
+        there is a NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> entropy(np.array([[0.0, -np.inf], [np.log(0.5), np.log(0.5)]])).round(4).tolist()
+        [0.0, 0.6931]
+    """
+    xp = array_namespace(log_probs)
+    probabilities = xp.exp(log_probs)
+    # At most one class is above a half. Next to 1 its logarithm is mostly rounding: take it from the others.
+    top = log_probs > -math.log(2)
+    logs = xp.where(top | (log_probs == -math.inf), 0.0, log_probs)
+    others = xp.where(top, 0.0, probabilities)
+    rest = xp.sum(others, axis=-1)
+    above = xp.max(log_probs, axis=-1) > -math.log(2)
+    share = xp.where(above, rest, 0.0)
+    # -log(1 - x) = 2 artanh(x / (2 - x)), exact for small x
+    return (1.0 - share) * 2.0 * xp.atanh(share / (2.0 - share)) - xp.sum(others * logs, axis=-1)
+
+
+def matmul(x: Array, matrix: Array) -> Array:
+    """Multiply rows by a matrix.
+
+    y_c = sum_d x_d m_dc
+
+    Args:
+        x: [..., D], finite.
+        matrix: [D, C], finite, of x's dtype.
+
+    Returns:
+        [..., C]; a row with NaN is NaN, and touches no other.
+
+    Example:
+        >>> import numpy as np
+        >>> matmul(np.array([[1.0, 2.0]]), np.array([[1.0, 0.5], [0.0, 1.0]])).tolist()
+        [[1.0, 2.5]]
+    """
+    return _version("matmul", x)(x, matrix)
+
+
+def iterate(step: Step, state: State, times: int) -> State:
+    """Take a step again and again.
+
+    x_(n+1) = step(x_n), n = 0 .. times - 1
+
+    Args:
+        step: from a state to the next one, of the same shapes and dtypes; pure, and free to use other arrays.
+        state: a tuple of at least one array, to start from.
+        times: how many steps, at least 0.
+
+    Returns:
+        The state after `times` steps. A version may stop where a step changes no bit: all others would not.
+
+    Example:
+        >>> import numpy as np
+        >>> halves = iterate(lambda state: ((state[0] + 2 / state[0]) / 2,), (np.array([1.0, 2.0]),), 8)
+        >>> halves[0].round(6).tolist()
+        [1.414214, 1.414214]
+    """
+    following: State = _version("iterate", state[0])(step, state, times)
+    return following
 
 
 def soften(log_probs: Array, temperature: Array | float) -> Array:
@@ -221,7 +313,7 @@ def register(primitive: str, namespace: str, version: Primitive) -> None:
     """Give a primitive its own version for one array library; the latest registration stands.
 
     Args:
-        primitive: log_softmax, logsumexp, weighted_logsumexp, weighted_sum, soften or top_k.
+        primitive: a key of REFERENCE.
         namespace: the library's module, such as "torch" or "ndonnx" (array_api_compat's prefix left out).
         version: takes the primitive's arguments by position and obeys its docstring, ties and NaN included.
 
@@ -232,7 +324,7 @@ def register(primitive: str, namespace: str, version: Primitive) -> None:
         >>> register("log_softmaks", "numpy", log_softmax)
         Traceback (most recent call last):
         operators.errors.UnknownPrimitive: no primitive 'log_softmaks': did you mean log_softmax? \
-(known: log_softmax, logsumexp, soften, top_k, weighted_logsumexp, weighted_sum)
+(known: iterate, log_softmax, logsumexp, matmul, soften, top_k, weighted_logsumexp, weighted_sum)
     """
     if primitive not in REFERENCE:
         raise UnknownPrimitive(f"no primitive {primitive!r}: {suggestion(primitive, REFERENCE)}")
@@ -244,83 +336,11 @@ def _version(primitive: str, x: Array) -> Primitive:
     return _NATIVE.get((primitive, namespace), REFERENCE[primitive])
 
 
-# --- the references: nothing but the standard ---------------------------------------------------------------
-# Every `where` in front of a log or a subtraction keeps log 0 and inf - inf from arising at all, with their
-# warnings and, under a gradient, their NaN; afterwards it would be too late.
-
-
-def _log_softmax(x: Array) -> Array:
-    xp = array_namespace(x)
-    shifted = x - _finite_peak(x, axis=-1)
-    total = xp.sum(xp.exp(shifted), axis=-1, keepdims=True)
-    return shifted - xp.log(xp.where(total == 0, math.nan, total))
-
-
-def _logsumexp(x: Array, axis: int) -> Array:
-    xp = array_namespace(x)
-    peak = _finite_peak(x, axis=axis)
-    total = xp.sum(xp.exp(x - peak), axis=axis)
-    return _log(total) + xp.squeeze(peak, axis=axis)
-
-
-def _finite_peak(x: Array, *, axis: int) -> Array:
-    """The maximum, made safe to subtract: 0 for -inf, and NaN for +inf."""
-    xp = array_namespace(x)
-    peak = xp.max(x, axis=axis, keepdims=True)
-    return xp.where(peak == -math.inf, 0.0, xp.where(peak == math.inf, math.nan, peak))
-
-
-def _log(x: Array) -> Array:
-    xp = array_namespace(x)
-    return xp.where(x == 0, -math.inf, xp.log(xp.where(x == 0, 1.0, x)))
-
-
-def _weighted_logsumexp(x: Array, weights: Array) -> Array:
-    xp = array_namespace(x)
-    teachers = range(x.shape[0])
-    heard = [xp.where(weights[k, ..., None] > 0, x[k, ...], -math.inf) for k in teachers]
-    peak = reduce(xp.maximum, heard)
-    peak = xp.where(peak == -math.inf, 0.0, peak)
-    total = reduce(operator.add, (weights[k, ..., None] * xp.exp(heard[k] - peak) for k in teachers))
-    return _log(total) + peak
-
-
-def _weighted_sum(x: Array, weights: Array) -> Array:
-    xp = array_namespace(x)
-    shares = [weights[k, ..., None] for k in range(x.shape[0])]
-    return reduce(operator.add, (w * xp.where(w > 0, x[k, ...], 0.0) for k, w in enumerate(shares)))
-
-
-def _soften(log_probs: Array, temperature: Array) -> Array:
-    xp = array_namespace(log_probs)
-    return xp.where(temperature == 1, log_probs, _log_softmax(log_probs / temperature))
-
-
-def _top_k(log_probs: Array, k: int) -> tuple[Array, Array, Array]:
-    xp = array_namespace(log_probs)
-    # A stable ascending sort of the negatives: equals keep the order of their indices, NaN goes last.
-    order = xp.argsort(-log_probs, axis=-1, stable=True)
-    ranked = xp.take_along_axis(log_probs, order, axis=-1)
-    kept = ranked[..., :k]
-    if k == log_probs.shape[-1]:
-        tail = xp.full_like(kept[..., 0], -math.inf)
-    else:
-        tail = _logsumexp(ranked[..., k:], -1)
-    return xp.astype(order[..., :k], xp.int32), kept, tail
-
-
-REFERENCE: dict[str, Primitive] = {
-    "log_softmax": _log_softmax,
-    "logsumexp": _logsumexp,
-    "soften": _soften,
-    "top_k": _top_k,
-    "weighted_logsumexp": _weighted_logsumexp,
-    "weighted_sum": _weighted_sum,
-}
-
 _NATIVE: dict[tuple[str, str], Primitive] = {
+    ("iterate", "numpy"): native.iterate,
     ("log_softmax", "numpy"): native.log_softmax,
     ("logsumexp", "numpy"): native.logsumexp,
+    ("matmul", "numpy"): native.matmul,
     ("soften", "numpy"): native.soften,
     ("top_k", "numpy"): native.top_k,
     ("weighted_logsumexp", "numpy"): native.weighted_logsumexp,

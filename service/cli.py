@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 someth
 130 interrupted.
 """
 
+import os
 import signal
 import socket
 import sys
@@ -16,6 +17,9 @@ import typer
 
 import service
 from service.errors import ConfigError, ServiceError
+
+# How long requests that are being answered may take to finish once the server is to stop.
+DRAIN_S = 30
 
 app = typer.Typer(
     help="Fuse several teacher models into one trustworthy soft target per input.",
@@ -53,6 +57,12 @@ def options(
 @app.command()
 def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar="CONFIG")]) -> None:
     """Serve the ensembles of a configuration over HTTP."""
+    # Before the imports, which take a second. uvicorn drains on these, closes the application, and then
+    # raises them again for whoever handled them before it. Not by an exception: it would come up in whatever
+    # runs at that moment, and imports and the event loop's first steps have swallowed it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
     import uvicorn  # noqa: PLC0415 - a command loads what it needs
 
     from service import telemetry  # noqa: PLC0415
@@ -62,9 +72,6 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
     from service.engine.engine import Engine  # noqa: PLC0415
 
     telemetry.configure()
-    # uvicorn drains on these and then raises them again, for whoever handled them before it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     try:
         settings = load(config)
         access = open_access(settings.auth)
@@ -87,6 +94,7 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
+            timeout_graceful_shutdown=DRAIN_S,
         )
     )
     server.run(sockets=[listener])
@@ -152,10 +160,9 @@ def _listen(host: str, port: int, *, admit: Callable[[str, list[str]], None]) ->
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except OSError as exc:
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {exc.strerror or exc}; set server.host or port"
-        ) from None
+    except (OSError, ValueError) as exc:  # a ValueError: what cannot be a host's name
+        said = getattr(exc, "strerror", None) or exc
+        raise ConfigError(f"cannot listen on {host} port {port}: {said}; set server.host or port") from None
     return listener
 
 

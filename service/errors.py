@@ -1,26 +1,28 @@
 """Every error the service raises on purpose; the HTTP edge maps each to a status, once.
 
-    ServiceError
-    ├── ConfigError              the configuration cannot be used
-    │   └── TeacherError         a teacher's model is not what the configuration says of it
-    ├── RequestError             the request cannot be answered as it stands
-    │   ├── BadInput             rows, body or row ids do not fit
-    │   ├── EmptyBatch           a request without rows
-    │   ├── BadQuery             a query parameter is unknown or its value impossible
-    │   ├── BadWeights           the weights asked for are not weights of these teachers
-    │   ├── UnknownEnsemble      no ensemble of that name
-    │   ├── UnknownRecipe        no recipe of that name in the ensemble
-    │   ├── Unauthenticated      the server has keys, and the request came without one of them
-    │   ├── Forbidden            the key lacks the scope, or what is asked for needs keys and there are none
-    │   ├── NotFound             no such route
-    │   ├── MethodNotAllowed     the route exists, the method does not
-    │   ├── NotAcceptable        none of the media types the client accepts can be served
-    │   ├── TooLarge             more bytes or rows than the limits allow
-    │   └── UnsupportedMediaType the body is of a type nobody here reads
-    └── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
+ServiceError
+├── ConfigError              the configuration cannot be used
+│   └── TeacherError         a teacher's model is not what the configuration says of it
+├── RequestError             the request cannot be answered as it stands
+│   ├── BadInput             rows, body or row ids do not fit
+│   ├── EmptyBatch           a request without rows
+│   ├── BadQuery             a query parameter is unknown or its value impossible
+│   ├── BadWeights           the weights asked for are not weights of these teachers
+│   ├── UnknownEnsemble      no ensemble of that name
+│   ├── UnknownRecipe        no recipe of that name in the ensemble
+│   ├── Unauthenticated      the server has keys, and the request came without one of them
+│   ├── Forbidden            the key lacks the scope, or what is asked for needs keys and there are none
+│   ├── OperatorRefused      an operator does not reach its profile
+│   ├── RecipeExists         a recipe of that name has other content
+│   ├── NotFound             no such route
+│   ├── MethodNotAllowed     the route exists, the method does not
+│   ├── NotAcceptable        none of the media types the client accepts can be served
+│   ├── TooLarge             more bytes or rows than the limits allow
+│   └── UnsupportedMediaType the body is of a type nobody here reads
+└── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
@@ -87,6 +89,26 @@ class Forbidden(RequestError):
     """Raised when the key lacks the scope, or the server has no keys for what is asked."""
 
     code = "forbidden"
+
+
+class OperatorRefused(RequestError):
+    """Raised when an operator does not reach its profile; carries the certificate with its witnesses.
+
+    Attributes:
+        certificate: as JSON.
+    """
+
+    code = "operator_refused"
+
+    def __init__(self, message: str, *, certificate: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.certificate = certificate
+
+
+class RecipeExists(RequestError):
+    """Raised when a recipe of that name exists with other content."""
+
+    code = "recipe_exists"
 
 
 class NotFound(RequestError):

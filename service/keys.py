@@ -1,7 +1,9 @@
 """Fingerprints and cache keys: what a cached value is a function of, hashed with BLAKE3."""
 
 import json
+import platform
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,12 @@ def canonical_json(value: Any) -> bytes:
 def fingerprint(question: Any) -> str:
     """BLAKE3-256 of the canonical JSON, in hexadecimal."""
     return blake3(canonical_json(question)).hexdigest()
+
+
+def certificate_id(question: Any, code: str) -> str:
+    """The name of a certificate: BLAKE3-256 of what was asked of which code under which versions."""
+    versions = {"python": platform.python_version_tuple()[:2], "numpy": metadata.version("numpy")}
+    return fingerprint([question, code, versions])
 
 
 def cache_key(fingerprint: str, digest: bytes) -> bytes:

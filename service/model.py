@@ -13,14 +13,21 @@ Array = np.ndarray[Any, Any]
 
 
 class OperatorSpec(NamedTuple):
-    """An operator as a recipe names it: resolved, and refused if unknown, when the ensemble is loaded."""
+    """An operator as a recipe names it: resolved, and refused if unknown, when the ensemble is loaded.
+
+    Attributes:
+        name: of a built-in operator or an entry point; or the path of an import, ``module:attribute``.
+        parameters: in order of their names.
+        imported: whether the name is such a path.
+    """
 
     name: str
     parameters: tuple[tuple[str, Any], ...] = ()
+    imported: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """``{"name": ..., parameter: value, ...}``."""
-        return {"name": self.name, **dict(self.parameters)}
+        """``{"name": ..., parameter: value, ...}``, or ``import`` for ``name``."""
+        return {"import" if self.imported else "name": self.name, **dict(self.parameters)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,8 @@ def normalise(weights: Mapping[str, float], teachers: Collection[str]) -> tuple[
     total = sum(weights.values())
     if not 0 < total < float("inf"):
         raise ValueError("at least one weight must be positive, and their sum finite")
-    return tuple(weights.get(name, 0.0) / total for name in teachers)
+    # Never -0.0, which is another text in a fingerprint.
+    return tuple(weights.get(name, 0.0) / total + 0.0 for name in teachers)
 
 
 def nearest(name: str, known: Collection[str]) -> str:

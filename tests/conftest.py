@@ -1,6 +1,8 @@
 """What all tests share: a toy ensemble of four real ONNX files, and the real server on it as a process."""
 
 import os
+import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,15 @@ ensembles:
       sparse: {operator: linear, temperature: 2.0, sparsity: {top_k: 2}}
       cooled: {operator: linear, output_temperature: 0.5}
 """
+
+
+def pytest_configure(config):  # noqa: ARG001
+    """Certificates are found out once a session: servers and engines that the tests start share them."""
+    os.environ["SOFT_TARGETS__SERVER__STATE_DIR"] = tempfile.mkdtemp(prefix="soft-targets-test-")
+
+
+def pytest_unconfigure(config):  # noqa: ARG001
+    shutil.rmtree(os.environ["SOFT_TARGETS__SERVER__STATE_DIR"], ignore_errors=True)
 
 
 def pytest_runtest_makereport(item, call):  # noqa: ARG001
@@ -96,20 +107,32 @@ def toy(tmp_path_factory):
     return Toy(tmp_path_factory.mktemp("toy"))
 
 
-class Running:
-    """A server process and where it listens."""
+START_S = 120
 
-    def __init__(self, config: Path) -> None:
+
+class Running:
+    """A server process and where it listens.
+
+    Args:
+        config: the YAML file.
+        first: Python that runs in the process before the command does.
+    """
+
+    def __init__(self, config: Path, *, first: str = "") -> None:
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", str(config)],
+            [sys.executable, "-c", f"{first}\nfrom service.cli import main; main()", "serve", str(config)],
             stdout=subprocess.PIPE,
             stderr=self.stderr,
             text=True,
         )
+        if not select.select([self.process.stdout], [], [], START_S)[0]:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server said nothing for {START_S} s: {self.log()}")
         line = self.process.stdout.readline()
         if " listening on " not in line:
-            code = self.process.wait()
+            code = self.process.wait(timeout=30)
             raise AssertionError(f"the server ended with {code}: {self.log()}")
         self.url = line.split(" listening on ")[1].strip()
 
@@ -119,10 +142,12 @@ class Running:
 
     def stop(self):
         self.process.terminate()
-        code = self.process.wait(timeout=30)
-        self.process.stdout.close()
-        self.stderr.close()
-        return code
+        try:
+            return self.process.wait(timeout=30)
+        finally:
+            self.process.kill()
+            self.process.stdout.close()
+            self.stderr.close()
 
 
 @pytest.fixture(scope="session")
@@ -130,8 +155,8 @@ def start():
     """Start servers on configurations; all are stopped at the end."""
     running = []
 
-    def start_one(config):
-        running.append(Running(config))
+    def start_one(config, **options):
+        running.append(Running(config, **options))
         return running[-1]
 
     yield start_one

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 import service
-from service.api import errors, openapi
+from service.api import errors, guarantees, openapi, recipes
 from service.api.access import Guard
 from service.api.models import EnsembleInfo, EnsembleList, describe
 from service.api.soft_targets import SoftTargets
@@ -56,6 +56,8 @@ def create_app(engine: Engine, limits: Limits, access: Access) -> FastAPI:
         """Whether requests are answered; nothing listens before the teachers are loaded, bound and probed."""
         return {"ready": True}
 
+    recipes.install(app, engine, limits)
+    guarantees.install(app, engine, limits)
     # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests.
     app.router.routes.append(
         Route(

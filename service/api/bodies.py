@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pydantic_core import from_json
+from starlette.datastructures import Headers
+from starlette.types import Receive
 
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, EmptyBatch, TooLarge
@@ -13,6 +15,39 @@ from service.model import Array, Group, RowFailure
 from soft_targets import wire
 
 TOP_KEYS = ("inputs", "row_ids")
+
+
+class ClientGone(Exception):
+    """Raised when the client hung up before its request was whole; nobody is there to answer."""
+
+
+async def whole(headers: Headers, receive: Receive, *, limit: int) -> bytes:
+    """The whole body, as long as it is within the limit.
+
+    Raises:
+        BadInput: it is encoded.
+        TooLarge: it is larger than the limit; what is beyond is not read.
+        ClientGone: the client hung up.
+    """
+    if headers.get("content-encoding", "identity") != "identity":
+        raise BadInput(
+            f"Content-Encoding {headers['content-encoding']!r} is not read; send the body as it is"
+        )
+    said = headers.get("content-length", "")
+    if said.isdigit() and int(said) > limit:
+        raise TooLarge(f"the body has {said} bytes, at most {limit} are taken; split the rows")
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"the body has more than {limit} bytes; split the rows")
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
 
 
 def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
@@ -23,25 +58,49 @@ def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple
         EmptyBatch: it holds no rows.
         TooLarge: it holds more than ``max_rows``, or inflates to more bytes than the format allows.
     """
+    if media != wire.ARROW:
+        return rows_of(document_of(body), ensemble, max_rows=max_rows)
     try:
-        if media == wire.ARROW:
-            row_ids, inputs = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
-        else:
-            row_ids, inputs = _read_json(body, ensemble, max_rows)
+        row_ids, inputs = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
     except (wire.TooManyRows, wire.TooManyBytes) as exc:
         raise TooLarge(str(exc)) from None
     except wire.InputError as exc:
         raise BadInput(str(exc)) from None
-    if not len(row_ids):
-        raise EmptyBatch("the request holds no rows; send at least one")
-    return row_ids, inputs
+    return _some(row_ids), inputs
 
 
-def _read_json(body: bytes, ensemble: Ensemble, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
+def document_of(body: bytes) -> Any:
+    """A JSON body.
+
+    Raises:
+        BadInput: it is none.
+    """
     try:
-        document = from_json(body, allow_inf_nan=True)
+        return from_json(body, allow_inf_nan=True)
     except ValueError as exc:
         raise BadInput(f"the body is not JSON: {exc}") from None
+
+
+def rows_of(document: Any, ensemble: Ensemble, *, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
+    """Rows and their ids out of ``{"inputs": {name: [row, ...]}, "row_ids": [...]}``.
+
+    Raises:
+        BadInput, EmptyBatch, TooLarge: as ``read``.
+    """
+    try:
+        row_ids, inputs = _rows(document, ensemble, max_rows)
+    except wire.InputError as exc:
+        raise BadInput(str(exc)) from None
+    return _some(row_ids), inputs
+
+
+def _some(row_ids: pa.Array) -> pa.Array:
+    if not len(row_ids):
+        raise EmptyBatch("the request holds no rows; send at least one")
+    return row_ids
+
+
+def _rows(document: Any, ensemble: Ensemble, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), dict):
         raise BadInput('the body must be an object {"inputs": {name: [row, ...]}}, with "row_ids" if wanted')
     extra = document.keys() - set(TOP_KEYS)

@@ -1,6 +1,7 @@
 """From what the core raises to a status and one JSON shape, once."""
 
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +25,8 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.Forbidden: 403,
     errors.UnknownEnsemble: 404,
     errors.UnknownRecipe: 404,
+    errors.OperatorRefused: 422,
+    errors.RecipeExists: 409,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.NotAcceptable: 406,
@@ -40,7 +43,10 @@ def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) ->
     headers = dict(headers or {})
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": str(error), "code": error.code}, status, headers)
+    body: dict[str, Any] = {"error": str(error), "code": error.code}
+    if isinstance(error, errors.OperatorRefused):
+        body["certificate"] = error.certificate
+    return JSONResponse(body, status, headers)
 
 
 def install(app: FastAPI) -> None:

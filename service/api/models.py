@@ -31,6 +31,9 @@ class RecipeInfo(BaseModel):
 
     fingerprint: str
     operator: dict[str, Any]
+    profile: str
+    certificate: str
+    violations: list[str]
     temperature: float
     weights: dict[str, float]
     floor: float
@@ -67,7 +70,7 @@ class EnsembleList(BaseModel):
 
 def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
     """An ensemble as the API shows it."""
-    recipes = {name: ensemble.effective(name, Overrides()) for name in ensemble.config.recipes}
+    recipes = {name: ensemble.effective(name, Overrides()) for name in ensemble.recipes}
     names = [member.teacher.name for member in ensemble.members]
     pairs = {(known.recipe.operator, known.recipe.top_k is not None): known for known in recipes.values()}
     return EnsembleInfo(
@@ -95,6 +98,9 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
             name: RecipeInfo(
                 fingerprint=known.fingerprint,
                 operator=known.recipe.operator.as_dict(),
+                profile=ensemble.recipes[name].section.profile,
+                certificate=known.certificate.id,
+                violations=known.certificate.violations,
                 temperature=known.recipe.temperature,
                 weights=dict(zip(names, known.recipe.weights, strict=True)),
                 floor=known.recipe.floor,

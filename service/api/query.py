@@ -1,6 +1,7 @@
 """The soft-targets query: what a request may ask for."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -11,6 +12,8 @@ from service.errors import BadQuery, BadWeights
 from service.model import nearest
 
 ORDERS = ("input", "arrival")
+# What float() takes besides is a slip more often than a number: 1_0, blanks, digits of other scripts.
+NUMBER = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Query(NamedTuple):
@@ -81,8 +84,5 @@ def _weights(value: str) -> dict[str, float]:
 
 
 def _float(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
     return value if math.isfinite(value) else None

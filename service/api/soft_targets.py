@@ -14,7 +14,6 @@ from service.api import bodies, media, query
 from service.config import Limits
 from service.engine.engine import Engine, in_order
 from service.engine.ensemble import Effective, Ensemble
-from service.errors import BadInput, TooLarge
 from service.keys import canonical_json
 from service.model import Array, Group
 from soft_targets.wire import ARROW, FORMAT, ReplyWriter
@@ -23,10 +22,6 @@ from soft_targets.wire import ARROW, FORMAT, ReplyWriter
 LONG_BODY_BYTES = 1 << 18
 # Likewise for writing this much into a reply.
 LONG_REPLY_BYTES = 1 << 18
-
-
-class ClientGone(Exception):
-    """Raised when the client hung up before its request was whole; nobody is there to answer."""
 
 
 class SoftTargets:
@@ -50,8 +45,8 @@ class SoftTargets:
         body_media = media.of_body(headers.get("content-type", ""))
         reply_media = media.of_reply(headers.get("accept", ""), body_media)
         try:
-            body = await self._body(headers, receive)
-        except ClientGone:
+            body = await bodies.whole(headers, receive, limit=int(self._limits.max_body_bytes))
+        except bodies.ClientGone:
             return
         rows = self._limits.max_rows_per_request
         if len(body) > LONG_BODY_BYTES:
@@ -92,29 +87,6 @@ class SoftTargets:
         await _start(send, media.JSON)
         await send({"type": "http.response.body", "body": body})
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, as long as it is within the limit."""
-        limit = int(self._limits.max_body_bytes)
-        if headers.get("content-encoding", "identity") != "identity":
-            raise BadInput(
-                f"Content-Encoding {headers['content-encoding']!r} is not read; send the body as it is"
-            )
-        said = headers.get("content-length", "")
-        if said.isdigit() and int(said) > limit:
-            raise TooLarge(f"the body has {said} bytes, at most {limit} are taken; split the rows")
-        chunks, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(f"the body has more than {limit} bytes; split the rows")
-            chunks.append(chunk)
-            more = message.get("more_body", False)
-        return b"".join(chunks)
-
     async def _stream(
         self,
         send: Send,
@@ -145,6 +117,8 @@ def _metadata(ensemble: Ensemble, effective: Effective) -> dict[str, str]:
         "fingerprint": effective.fingerprint,
         "temperature": repr(effective.recipe.temperature),
         "operator": canonical_json(effective.recipe.operator.as_dict()).decode(),
+        "certificate": effective.certificate.id,
+        "violations": ",".join(effective.certificate.violations),
         "classes_digest": ensemble.classes_digest,
     }
 

@@ -7,9 +7,9 @@ relative to the file. An unknown key is refused with the nearest known one, and 
 there yet is refused by name.
 """
 
-from service.config.ensemble import Ensemble, Input, Output, Teacher
-from service.config.settings import Auth, Cache, Limits, Server, Settings, load
-from service.config.values import TEMPERATURES
+from service.config.ensemble import Ensemble, Input, Output, RecipeSection, Teacher
+from service.config.settings import Auth, Cache, Limits, Server, Settings, load, read_recipe
+from service.config.values import TEMPERATURES, input_name
 
 __all__ = [
     "TEMPERATURES",
@@ -19,8 +19,11 @@ __all__ = [
     "Input",
     "Limits",
     "Output",
+    "RecipeSection",
     "Server",
     "Settings",
     "Teacher",
+    "input_name",
     "load",
+    "read_recipe",
 ]

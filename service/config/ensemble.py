@@ -1,12 +1,15 @@
 """The ensemble's part of a configuration: inputs, teachers, recipes."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from service.config.values import (
+    Calibration,
     FilePath,
+    InputName,
     Name,
     Number,
     Section,
@@ -20,6 +23,8 @@ from service.config.values import (
 )
 from service.model import OperatorSpec, Recipe, nearest, normalise
 from soft_targets.wire import DTYPES
+
+SMALLEST_NORMAL = 2.0**-126  # of float32
 
 
 class Input(Section):
@@ -72,9 +77,9 @@ class Teacher(Section):
     )
     name: Name
     model: FilePath
-    inputs: dict[Text, Name] | None = None
+    inputs: dict[Text, InputName] | None = None
     output: Output
-    temperature: Annotated[Number, Field(gt=0)] = 1.0
+    temperature: Calibration = 1.0
     weight: Annotated[Number, Field(ge=0)] = 1.0
     classes: tuple[Annotated[tuple[str, str | None], BeforeValidator(_class_pair)], ...] | None = None
     missing: Literal["floor"] | None = None
@@ -96,11 +101,17 @@ def _operator(value: Any) -> OperatorSpec:
         return OperatorSpec(value)
     if not isinstance(value, Mapping):
         raise refuse(f"{value!r} is no operator: write its name, or {{name: holder, exponent: 0.5}}")
-    if "import" in value:
-        raise refuse("an operator by 'import' is not yet supported; name a built-in one")
-    if not isinstance(value.get("name"), str):
-        raise refuse("an operator needs a name: {name: holder, exponent: 0.5}")
-    return OperatorSpec(value["name"], tuple(sorted((key, value[key]) for key in value if key != "name")))
+    imported = "import" in value
+    word = "import" if imported else "name"
+    if not isinstance(value.get(word), str) or (imported and "name" in value):
+        raise refuse('an operator needs a name, or an import: {name: holder, exponent: 0.5}, {import: "m:f"}')
+    parameters = {text(key): value[key] for key in value if key != word}
+    for key, given in parameters.items():
+        if not isinstance(given, (str, int, float)) or (
+            isinstance(given, float) and not math.isfinite(given)
+        ):
+            raise refuse(f"parameter {key!r} is {given!r}; give a finite number, a text, true or false")
+    return OperatorSpec(value[word], tuple(sorted(parameters.items())), imported)
 
 
 class Sparsity(Section):
@@ -112,12 +123,14 @@ class Sparsity(Section):
 class RecipeSection(Section):
     """All that determines a target besides the input."""
 
-    later: ClassVar = frozenset({"profile", "accept_violations", "diagnostics"})
+    later: ClassVar = frozenset({"diagnostics"})
     operator: Annotated[OperatorSpec, BeforeValidator(_operator)]
+    profile: Literal["strict", "paper"] = "strict"
+    accept_violations: tuple[Text, ...] = ()
     temperature: Temperature = 1.0
     weights: dict[Name, Number] | None = None
     floor: Annotated[Number, Field(gt=0, lt=1)] = 1e-6
-    output_temperature: Annotated[Number, Field(gt=0)] = 1.0
+    output_temperature: Calibration = 1.0
     sparsity: Sparsity | None = None
 
     @model_validator(mode="after")
@@ -151,7 +164,7 @@ class Ensemble(Section):
     later: ClassVar = frozenset(
         {"unsafe_classes", "quorum", "samples", "teacher_timeout_s", "teacher_error_rate", "device_memory"}
     )
-    inputs: dict[Name, Input] | None = None
+    inputs: dict[InputName, Input] | None = None
     classes: Annotated[tuple[Text, ...], BeforeValidator(_classes), Field(min_length=2)]
     teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
     device: Literal["auto", "cpu"] = "auto"
@@ -197,14 +210,27 @@ class Ensemble(Section):
                 "say missing: floor to let the floor stand for them"
             )
 
-    def recipe(self, name: str) -> Recipe:
-        """A recipe with its weights normalised."""
-        section = self.recipes[name]
+    def recipe(self, name: str, section: RecipeSection | None = None) -> Recipe:
+        """A recipe with its weights normalised; one of the file's, or another for this ensemble.
+
+        Raises:
+            PydanticCustomError: it does not fit the ensemble.
+        """
+        section = section or self.recipes[name]
         top_k = section.sparsity.top_k if section.sparsity else None
         if top_k is not None and top_k > len(self.classes):
             raise refuse(f"recipe {name!r}: top_k {top_k} exceeds the {len(self.classes)} classes")
+        smallest = len(self.classes) * SMALLEST_NORMAL
+        if section.floor < smallest:
+            raise refuse(
+                f"recipe {name!r}: floor {section.floor} is too small: it goes to {len(self.classes)} "
+                "classes in equal parts, which must be normal float32 numbers; give a number from "
+                f"{smallest} to less than 1"
+            )
         names = [teacher.name for teacher in self.teachers]
-        weights = section.weights or {teacher.name: teacher.weight for teacher in self.teachers}
+        weights = section.weights
+        if weights is None:
+            weights = {teacher.name: teacher.weight for teacher in self.teachers}
         try:
             normalised = normalise(weights, names)
         except ValueError as exc:

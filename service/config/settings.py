@@ -1,16 +1,19 @@
 """The whole configuration, and how it is read."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
-from service.config.ensemble import Ensemble
+from service.config.ensemble import Ensemble, RecipeSection
 from service.config.values import (
     FilePath,
     Name,
@@ -29,11 +32,12 @@ PREFIX = "SOFT_TARGETS__"
 
 
 class Server(Section):
-    """Where the server listens; port 0 takes a free one."""
+    """Where the server listens, port 0 takes a free one; and where it keeps what it found out."""
 
-    later: ClassVar = frozenset({"workers", "metrics_port", "state_dir", "replicated", "spread_limit"})
+    later: ClassVar = frozenset({"workers", "metrics_port", "replicated", "spread_limit"})
     host: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
+    state_dir: FilePath | None = None
 
 
 class Limits(Section):
@@ -98,6 +102,12 @@ class Cache(Section):
         return self
 
 
+class Operators(Section):
+    """Which entry points of the group soft_targets.operators a recipe that is put at run time may name."""
+
+    entry_points: tuple[Text, ...] = ()
+
+
 class Settings(BaseSettings):
     """The whole file, environment overrides applied."""
 
@@ -108,13 +118,8 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     auth: Auth = Auth()
     cache: Cache = Cache()
+    operators: Operators = Operators()
     ensembles: Annotated[dict[Name, Ensemble], Field(min_length=1)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        refuse_unknown(data, known=cls.model_fields.keys(), later=frozenset({"operators"}))
-        return data
 
     @classmethod
     def settings_customise_sources(
@@ -129,14 +134,68 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+class _CoreSchema(SafeConstructor):
+    """YAML 1.2's core schema, which has no dates: what looks like one is text."""
+
+
+_CoreSchema.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
 def load(path: Path) -> Settings:
     """Read a configuration.
 
     Raises:
         ConfigError: naming the file, the key and what to do, a line a finding.
     """
+    raw = _read(path)
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        # Before pydantic-settings sees them: some keys it would take for options of its own.
+        refuse_unknown(raw, known=Settings.model_fields.keys(), later=frozenset())
+    except PydanticCustomError as exc:
+        raise ConfigError(f"{path}: {exc.message()}") from None
+    variables = _variables()
+    for variable, keys in variables.items():
+        _check_variable(variable, keys, raw)
+    token = directory.set(path.resolve().parent)
+    try:
+        return Settings(**raw)
+    except ValidationError as exc:
+        findings = [_finding(path, error, variables) for error in exc.errors()]
+        raise ConfigError("\n".join(findings)) from None
+    except SettingsError as exc:
+        # It names the field at most; the text that is no JSON leads to the variable.
+        text = getattr(exc.__cause__, "doc", None)
+        named = [name for name in variables if os.environ[name] == text] or variables
+        raise ConfigError(
+            f"environment variable {' or '.join(named)}: what is more than one value is set as JSON: "
+            f"{exc.__cause__ or exc}"
+        ) from None
+    finally:
+        directory.reset(token)
+
+
+def read_recipe(name: str, data: Any) -> RecipeSection:
+    """One recipe that does not come from a file.
+
+    Args:
+        name: that it would have.
+        data: as the file would hold it.
+
+    Raises:
+        ConfigError: a line a finding.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+        return RecipeSection.model_validate(data)
+    except ValidationError as exc:
+        raise ConfigError("; ".join(_said(error) for error in exc.errors())) from None
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _CoreSchema
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError as exc:
@@ -145,28 +204,61 @@ def load(path: Path) -> Settings:
         mark = getattr(exc, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}: is not YAML: {getattr(exc, 'problem', None) or exc}{where}") from None
+    except Exception as exc:  # noqa: BLE001 - a value under a tag that it cannot have raises anything
+        raise ConfigError(f"{path}: holds a value that cannot be read: {exc}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds no configuration; it needs at least 'ensembles:'")
-    for variable in os.environ:
-        key = variable.removeprefix(PREFIX).split("__")[0].lower()
-        if variable.startswith(PREFIX) and key not in Settings.model_fields:
+    return raw
+
+
+def _variables() -> dict[str, list[str]]:
+    """The environment's variables for the configuration, and the keys that each leads through."""
+    return {
+        name: name[len(PREFIX) :].lower().split("__")
+        for name in os.environ
+        if name.upper().startswith(PREFIX)
+    }
+
+
+def _check_variable(variable: str, keys: list[str], raw: Any) -> None:
+    """Refuse a variable that could not set what it names."""
+    where = f"environment variable {variable}"
+    if keys[0] not in Settings.model_fields:
+        raise ConfigError(f"{where}: unknown key{nearest(keys[0], Settings.model_fields)}")
+    node = raw
+    for depth, key in enumerate(keys):
+        if isinstance(node, list):
+            whole = PREFIX + "__".join(keys[:depth]).upper()
             raise ConfigError(
-                f"environment variable {variable}: unknown key{nearest(key, Settings.model_fields)}"
+                f"{where}: {keys[depth - 1]!r} is a list, which is set whole: as JSON in {whole}, or in "
+                "the file"
             )
-    token = directory.set(path.resolve().parent)
-    try:
-        return Settings(**raw)
-    except ValidationError as exc:
-        raise ConfigError("\n".join(_finding(path, error) for error in exc.errors())) from None
-    finally:
-        directory.reset(token)
+        if not isinstance(node, Mapping):
+            return
+        capitals = [name for name in node if isinstance(name, str) and name.lower() == key != name]
+        if capitals and key not in node:
+            raise ConfigError(
+                f"{where}: {capitals[0]!r} has capitals, which a variable cannot say; set it in the file"
+            )
+        node = node.get(key)
 
 
-def _finding(path: Path, error: Any) -> str:
+def _finding(path: Path, error: Any, variables: Mapping[str, list[str]]) -> str:
     """One finding: where it stands, in the file or in the environment, and what it is."""
     keys = [str(part) for part in error["loc"]]
+    said = _said(error)
+    # What is missing is missing beside the rest; a variable may hold more than the key, or lead further.
+    place = [key.lower() for key in (keys[:-1] if error["type"] == "missing" else keys)]
+    concerned = [
+        name
+        for name, way in variables.items()
+        if place and all(a == b for a, b in zip(place, way, strict=False))
+    ]
+    return f"{path}{f' (with {concerned[0]} set)' if concerned else ''}: {said}"
+
+
+def _said(error: Any) -> str:
+    """What is wrong, and of which key."""
+    keys = [str(part) for part in error["loc"]]
     given = f", not {error['input']!r}" if error["type"] == "literal_error" else ""
-    said = f"{'.'.join(keys)}: {error['msg']}{given}" if keys else error["msg"]
-    prefix = PREFIX + "__".join(keys).upper()
-    variables = [name for name in os.environ if keys and (name == prefix or name.startswith(f"{prefix}__"))]
-    return f"{path}{f' (with {variables[0]} set)' if variables else ''}: {said}"
+    return f"{'.'.join(keys)}: {error['msg']}{given}" if keys else str(error["msg"])

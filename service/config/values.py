@@ -13,6 +13,8 @@ from service.model import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 TEMPERATURES = (0.1, 100.0)
+# What a request's rows have beside the inputs, as columns of one table.
+RESERVED = ("row_id", "digest")
 
 directory: ContextVar[Path] = ContextVar("directory of the configuration file", default=Path())
 
@@ -22,12 +24,23 @@ def refuse(message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message})
 
 
-def _name(value: str) -> str:
-    if not NAME.fullmatch(value):
+def _name(value: Any) -> Any:
+    if not NAME.fullmatch(value if isinstance(value, str) else text(value)):
         raise refuse(
             f"{value!r} is no name: letters, digits, '_' and '-', at most 64, the first a letter or digit"
         )
     return value
+
+
+def input_name(value: Any) -> Any:
+    """The name of an ensemble's input.
+
+    Raises:
+        PydanticCustomError: it is no name, or that of a column beside the inputs.
+    """
+    if value in RESERVED:
+        raise refuse(f"{value!r} is a column of its own beside the inputs: name the input otherwise")
+    return _name(value)
 
 
 def _number(value: Any) -> Any:
@@ -43,19 +56,24 @@ def text(value: Any) -> Any:
         PydanticCustomError: it is not text, or empty.
     """
     if not isinstance(value, str):
-        written = str(value).lower() if isinstance(value, bool) else value
+        if value is not None and not isinstance(value, (int, float)):
+            raise refuse(f"{value!r} is not text")
+        written = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
         raise refuse(f'{written} is not text: write "{written}" with quotes')
     if not value:
         raise refuse("an empty text names nothing")
     return value
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, BeforeValidator(_name)]
+InputName = Annotated[str, BeforeValidator(input_name)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(text)]
 FilePath = Annotated[Path, AfterValidator(lambda path: directory.get() / path)]
 Temperature = Annotated[Number, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
+# Beyond it float32 knows only one class, or all alike.
+Calibration = Annotated[Number, Field(ge=0.01, le=100)]
 
 
 class Section(BaseModel):
@@ -73,13 +91,14 @@ class Section(BaseModel):
 
 
 def refuse_unknown(data: Mapping[Any, Any], *, known: Collection[str], later: frozenset[str]) -> None:
-    """Refuse the first key that is unknown, or whose feature comes later.
+    """Refuse the first key that is no text or unknown, or whose feature comes later.
 
     Raises:
         PydanticCustomError: naming it.
     """
     for key in data:
+        text(key)
         if key in later:
             raise refuse(f"key {key!r} is not yet supported; leave it out")
         if key not in known:
-            raise refuse(f"unknown key {key!r}{nearest(str(key), known)}")
+            raise refuse(f"unknown key {key!r}{nearest(key, known)}")

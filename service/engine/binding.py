@@ -1,11 +1,13 @@
 """Binding: each teacher's inputs, output and classes tied to the ensemble's, and tried."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from service.config import Ensemble as EnsembleConfig
 from service.config import Teacher as TeacherConfig
+from service.config import input_name
 from service.errors import TeacherError, TeacherFailure
 from service.model import Array
 from service.plans.alignment import Alignment
@@ -28,9 +30,15 @@ def open_teacher(ensemble: str, config: TeacherConfig) -> OnnxTeacher:
         TeacherError: it cannot be loaded; names the ensemble.
     """
     try:
-        return OnnxTeacher(config, threads=1)
+        teacher = OnnxTeacher(config, threads=1)
     except TeacherError as exc:
         raise TeacherError(f"ensemble {ensemble!r}: {exc}") from None
+    if not teacher.inputs:
+        raise TeacherError(
+            f"ensemble {ensemble!r}: teacher {config.name!r}: {config.model} has no input, so it would "
+            "answer every row alike"
+        )
+    return teacher
 
 
 def _feeds(section: TeacherConfig, teacher: Teacher, declared: Mapping[str, object] | None) -> dict[str, str]:
@@ -53,13 +61,16 @@ def agree_inputs(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher])
     """The ensemble's inputs: as declared, or as the models agree.
 
     Raises:
-        TeacherError: the models do not agree, or leave a shape open.
+        TeacherError: the models do not agree, leave a shape open, or name an input as none can be named; or
+            an input is declared that none of them reads.
     """
     if config.inputs is not None:
+        _check_all_read(name, config, teachers)
         return {key: TensorSpec(given.wire_dtype, given.shape) for key, given in config.inputs.items()}
     found: dict[str, tuple[str, GraphInput]] = {}
     for section, teacher in zip(config.teachers, teachers, strict=True):
         for theirs, ours in _feeds(section, teacher, None).items():
+            _check_name(f"ensemble {name!r}: teacher {section.name!r}", theirs, ours)
             given = teacher.inputs[theirs]
             first, merged = found.setdefault(ours, (section.name, given))
             agreed = _merge(merged, given)
@@ -84,6 +95,31 @@ def agree_inputs(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher])
             "'inputs'"
         )
     return {key: TensorSpec(given.dtype, given.shape) for key, (_, given) in found.items()}  # type: ignore[arg-type]
+
+
+def _check_all_read(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher]) -> None:
+    """Refuse an input that every request would have to send for nothing."""
+    declared = config.inputs or {}
+    read = {
+        ours
+        for section, teacher in zip(config.teachers, teachers, strict=True)
+        for ours in _feeds(section, teacher, declared).values()
+    }
+    if read <= declared.keys():  # else a model's input is fed by none, which says more
+        for unread in declared.keys() - read:
+            raise TeacherError(f"ensemble {name!r}: input {unread!r} is read by no teacher; leave it out")
+
+
+def _check_name(where: str, theirs: str, ours: str) -> None:
+    """Refuse a model's name of an input that no request could use, with the mapping that mends it."""
+    try:
+        input_name(ours)
+    except ValueError as exc:
+        better = re.sub(r"[^A-Za-z0-9_-]+", "_", theirs).strip("_-")[:64]
+        better = better if better and better != theirs else "rows"
+        raise TeacherError(
+            f"{where}: its input {exc}; map it with 'inputs: {{\"{theirs}\": {better}}}'"
+        ) from None
 
 
 def _merge(one: GraphInput, other: GraphInput) -> GraphInput | None:
@@ -155,11 +191,15 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
         TeacherError: it cannot answer, or its answer cannot be what is said of it.
     """
     where = f"ensemble {ensemble!r}: teacher {member.teacher.name!r}"
-    rows = _probe_rows(inputs)
     try:
-        answer = member.teacher.answer(member.feed(rows)[0])
+        _probe(where, inputs, member)
     except TeacherFailure as exc:
         raise TeacherError(f"{where} cannot answer a row: {exc}") from None
+
+
+def _probe(where: str, inputs: Mapping[str, TensorSpec], member: Member) -> None:
+    rows = _probe_rows(inputs)
+    answer = member.teacher.answer(member.feed(rows)[0])
     if answer.shape[1] != member.alignment.width:
         raise TeacherError(
             f"{where} answers {answer.shape[1]} classes, but {member.alignment.width} are named for it; list "

@@ -4,17 +4,20 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
+from service.admission import Certifier
 from service.cache.base import Cache
 from service.cache.memory import MemoryCache
-from service.config import Settings
+from service.config import RecipeSection, Settings
 from service.engine.ensemble import Effective, Ensemble
-from service.errors import TeacherFailure, UnknownEnsemble
+from service.errors import BadInput, ConfigError, RecipeExists, TeacherFailure, UnknownEnsemble
+from service.guarantees import report
 from service.keys import cache_key
 from service.model import Array, Group, RowFailure, nearest
+from service.plans.operators import BUILTIN_NAMES
 from service.telemetry import logger
 from soft_targets.wire import row_digests
 
@@ -32,10 +35,19 @@ class Engine:
     Use ``Engine.open`` and ``close``; answering belongs to one event loop.
     """
 
-    def __init__(self, ensembles: Mapping[str, Ensemble], cache: Cache, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        ensembles: Mapping[str, Ensemble],
+        cache: Cache,
+        *,
+        timeout_s: float,
+        entry_points: Sequence[str] = (),
+    ) -> None:
         self.ensembles = ensembles
         self.cache = cache
         self._timeout_s = timeout_s
+        self._entry_points = entry_points
+        self._putting = asyncio.Lock()
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="batches")
         self._running: set[asyncio.Task[list[bytes | RowFailure]]] = set()
 
@@ -46,21 +58,28 @@ class Engine:
         Raises:
             ConfigError: one cannot be used.
         """
+        certifier = Certifier(settings.server.state_dir)
         with ExitStack() as opened:
             ensembles = {}
             for name, config in settings.ensembles.items():
-                ensemble = Ensemble.open(name, config)
+                ensemble = Ensemble.open(name, config, certifier)
                 opened.callback(ensemble.close)
                 ensembles[name] = ensemble
                 log.info(
                     "ensemble loaded",
                     ensemble=name,
                     teachers=[member.teacher.name for member in ensemble.members],
+                    devices=[member.teacher.device for member in ensemble.members],
                     plan=ensemble.plan.name,
                     reason=ensemble.plan.reason,
                 )
             cache = MemoryCache(max_bytes=settings.cache.max_bytes, ttl_s=settings.cache.ttl_s)
-            engine = cls(ensembles, cache, timeout_s=settings.limits.request_timeout_s)
+            engine = cls(
+                ensembles,
+                cache,
+                timeout_s=settings.limits.request_timeout_s,
+                entry_points=settings.operators.entry_points,
+            )
             opened.pop_all()
             return engine
 
@@ -81,6 +100,66 @@ class Engine:
         if name not in self.ensembles:
             raise UnknownEnsemble(f"no ensemble {name!r}{nearest(name, self.ensembles)}")
         return self.ensembles[name]
+
+    async def put_recipe(self, ensemble: Ensemble, name: str, section: RecipeSection) -> bool:
+        """Serve a new recipe until the server stops; it is certified first, aside from the event loop.
+
+        Args:
+            ensemble: that answers it.
+            name: of the recipe.
+            section: of a built-in operator, or an entry point that the configuration names.
+
+        Returns:
+            Whether it is new; the same content again is not.
+
+        Raises:
+            BadInput: the recipe does not fit the ensemble, or its operator may not be put.
+            OperatorRefused: with the witnesses.
+            RecipeExists: the name is taken by other content.
+        """
+        self._check_put(section)
+        async with self._putting:
+            if name in ensemble.recipes:
+                if ensemble.recipes[name].section == section:
+                    return False
+                raise RecipeExists(
+                    f"ensemble {ensemble.name!r} has a recipe {name!r} of other content; choose another name"
+                )
+            try:
+                admitted = await asyncio.to_thread(ensemble.admit, name, section)
+            except (ConfigError, ValueError) as exc:
+                raise BadInput(str(exc)) from None
+            ensemble.recipes[name] = admitted
+        log.info("recipe put", ensemble=ensemble.name, recipe=name, certificate=admitted.certificate.id)
+        return True
+
+    def _check_put(self, section: RecipeSection) -> None:
+        spec = section.operator
+        if section.accept_violations:
+            raise BadInput("accept_violations is only taken from the configuration")
+        if spec.imported:
+            raise BadInput("an operator by import is only taken from the configuration")
+        allowed = {*BUILTIN_NAMES, *self._entry_points}
+        if spec.name not in allowed:
+            raise BadInput(f"no operator {spec.name!r} may be put{nearest(spec.name, allowed)}")
+
+    async def guarantees(
+        self,
+        ensemble: Ensemble,
+        effective: Effective,
+        inputs: Mapping[str, Array],
+        labels: list[int] | None,
+    ) -> list[dict[str, Any]]:
+        """What pooling bought on these rows; rows that are not finite are refused, nothing is cached.
+
+        Raises:
+            BadInput: a row holds NaN or infinity.
+            TeacherFailure: a teacher failed.
+        """
+        for row, failure in _non_finite(ensemble, inputs).items():
+            raise BadInput(f"row {row}: {failure.message}")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, examine, ensemble, effective, inputs, labels)
 
     async def answer(
         self, ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array]
@@ -172,13 +251,38 @@ class Engine:
         return results
 
 
+def examine(
+    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], labels: list[int] | None
+) -> list[dict[str, Any]]:
+    """The guarantees of a batch: what pooling bought on these rows.
+
+    Raises:
+        TeacherFailure: a teacher failed.
+    """
+    rows = len(next(iter(inputs.values())))
+    temperature, weights = _asked(effective, rows)
+    found = ensemble.plan.examine(inputs, temperature, weights, effective.pair)
+    judged = np.asarray(found.valid.all(axis=0))
+    kept = None if labels is None else [label for label, one in zip(labels, judged, strict=True) if one]
+    pooled = found.pooled[judged]
+    return report(effective.pair.operator, found.entered[:, judged], weights[:, judged], pooled, kept)
+
+
+def _asked(effective: Effective, rows: int) -> tuple[Array, Array]:
+    """Temperature ``[B]`` and weights ``[K, B]`` of rows that are all asked alike."""
+    weights = np.array(effective.recipe.weights, dtype=np.float32)
+    return (
+        np.full(rows, effective.recipe.temperature, dtype=np.float32),
+        np.repeat(weights[:, None], rows, axis=1),
+    )
+
+
 def batch(
     ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], rows: Sequence[int]
 ) -> list[bytes | RowFailure]:
     """Run one batch through the plan; every row gets its value or its failure."""
     part = {name: values[rows] for name, values in inputs.items()}
-    temperature = np.full(len(rows), effective.recipe.temperature, dtype=np.float32)
-    weights = np.repeat(np.array(effective.recipe.weights, dtype=np.float32)[:, None], len(rows), axis=1)
+    temperature, weights = _asked(effective, len(rows))
     try:
         outcome = ensemble.plan.run(part, temperature, weights, effective.pair)
     except TeacherFailure as exc:

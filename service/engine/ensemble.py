@@ -11,13 +11,15 @@ from cachetools import LRUCache
 
 import service.plans
 import service.teachers
+from service.admission import Certificate, Certifier
 from service.config import Ensemble as EnsembleConfig
+from service.config import RecipeSection
 from service.engine.binding import agree_inputs, member_of, open_teacher, probe
-from service.errors import BadQuery, BadWeights, ConfigError, UnknownRecipe
+from service.engine.recipes import Admitted, admit
+from service.errors import BadQuery, BadWeights, ConfigError, OperatorRefused, UnknownRecipe
 from service.keys import fingerprint, sources_digest
-from service.model import OperatorSpec, Recipe, nearest, normalise
+from service.model import Recipe, nearest, normalise
 from service.plans.base import Pair, Plan
-from service.plans.operators import code_digest, resolve
 from service.plans.split import SplitPlan
 from service.teachers.onnx import runtime
 from soft_targets.wire import FORMAT, Layout, classes_digest
@@ -40,6 +42,7 @@ class Effective(NamedTuple):
         pair: what the plan makes of it.
         layout: how its targets are laid out.
         fingerprint: what the targets are a function of, besides the input.
+        certificate: of the operator.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Effective(NamedTuple):
     pair: Pair
     layout: Layout
     fingerprint: str
+    certificate: Certificate
 
 
 class Ensemble:
@@ -57,9 +61,10 @@ class Ensemble:
         allow_nan: the inputs that may hold values that are not finite.
         members: the teachers in order.
         plan: how batches are answered.
+        recipes: by name, each admitted.
     """
 
-    def __init__(self, name: str, config: EnsembleConfig) -> None:
+    def __init__(self, name: str, config: EnsembleConfig, certifier: Certifier) -> None:
         self.name = name
         self.config = config
         self.classes = config.classes
@@ -81,24 +86,27 @@ class Ensemble:
         self._plan_code = sources_digest(Path(service.plans.__path__[0])) + sources_digest(
             Path(service.teachers.__path__[0])
         )
-        self._operator_code = code_digest()
-        self._recipes = {recipe: self._resolved(recipe) for recipe in config.recipes}
+        self._certifier = certifier
+        self.recipes: dict[str, Admitted] = {}
         # Bounded, so that clients cannot fill the memory with overrides.
         self._known: LRUCache[tuple[str, Recipe], Effective] = LRUCache(1024)
-        for recipe in self._recipes:
-            self.effective(recipe, Overrides())
 
     @classmethod
-    def open(cls, name: str, config: EnsembleConfig) -> Self:
-        """Load an ensemble and ask every teacher a few rows.
+    def open(cls, name: str, config: EnsembleConfig, certifier: Certifier) -> Self:
+        """Load an ensemble, ask every teacher a few rows, and certify every recipe.
 
         Raises:
             ConfigError: something in it cannot be used; names the ensemble, the part and what to do.
         """
-        ensemble = cls(name, config)
+        ensemble = cls(name, config, certifier)
         try:
             for member in ensemble.members:
                 probe(name, ensemble.inputs, member)
+            for recipe, section in config.recipes.items():
+                ensemble.recipes[recipe] = ensemble.admit(recipe, section)
+        except OperatorRefused as exc:
+            ensemble.close()
+            raise ConfigError(str(exc)) from None
         except BaseException:
             ensemble.close()
             raise
@@ -108,6 +116,16 @@ class Ensemble:
         """Stop the teachers' threads."""
         self._pool.shutdown(cancel_futures=True)
 
+    def admit(self, name: str, section: RecipeSection) -> Admitted:
+        """Certify a recipe for this ensemble.
+
+        Raises:
+            ConfigError: its operator is unknown, or cannot be judged.
+            OperatorRefused: with the witnesses.
+        """
+        where = f"ensembles.{self.name}.recipes.{name}"
+        return admit(name, section, self.config, self._certifier, where=where)
+
     def effective(self, name: str, overrides: Overrides) -> Effective:
         """A recipe with a request's overrides.
 
@@ -116,15 +134,15 @@ class Ensemble:
             BadQuery: an override is impossible for this ensemble or recipe.
             BadWeights: the weights are not weights of these teachers.
         """
-        if name not in self._recipes:
+        if name not in self.recipes:
             hint = "; ask for one by name with ?recipe=" if name == "default" else ""
             raise UnknownRecipe(
-                f"ensemble {self.name!r} has no recipe {name!r}{nearest(name, self._recipes)}{hint}"
+                f"ensemble {self.name!r} has no recipe {name!r}{nearest(name, self.recipes)}{hint}"
             )
-        recipe = self._overridden(self._recipes[name], overrides)
+        recipe = self._overridden(self.recipes[name].recipe, overrides)
         known = self._known.get((name, recipe))
         if known is None:
-            known = self._known[name, recipe] = self._effective(name, recipe)
+            known = self._known[name, recipe] = self._effective(name, recipe, self.recipes[name])
         return known
 
     def _overridden(self, recipe: Recipe, overrides: Overrides) -> Recipe:
@@ -146,24 +164,19 @@ class Ensemble:
             recipe = dataclasses.replace(recipe, top_k=overrides.top_k)
         return recipe
 
-    def _resolved(self, name: str) -> Recipe:
-        """A recipe whose operator has all its parameters, defaults included."""
-        recipe = self.config.recipe(name)
-        try:
-            operator = resolve(recipe.operator)
-        except ConfigError as exc:
-            raise ConfigError(f"ensembles.{self.name}.recipes.{name}: {exc}") from None
-        return dataclasses.replace(recipe, operator=OperatorSpec(operator.name, operator.parameters))
-
-    def _effective(self, name: str, recipe: Recipe) -> Effective:
-        operator = resolve(recipe.operator)
+    def _effective(self, name: str, recipe: Recipe, admitted: Admitted) -> Effective:
+        operator = admitted.resolved.operator
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
-        pair = Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
         return Effective(
-            name, recipe, pair, recipe.layout(len(self.classes)), fingerprint(self._question(recipe))
+            name,
+            recipe,
+            Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k),
+            recipe.layout(len(self.classes)),
+            fingerprint(self._question(recipe, admitted.resolved.code)),
+            admitted.certificate,
         )
 
-    def _question(self, recipe: Recipe) -> dict[str, object]:
+    def _question(self, recipe: Recipe, code: str) -> dict[str, object]:
         """Everything that can change a byte of a target, besides the input."""
         return {
             "format": FORMAT,
@@ -181,7 +194,7 @@ class Ensemble:
                 for member, section in zip(self.members, self.config.teachers, strict=True)
             ],
             "plan": [self.plan.name, "float32", self._plan_code, runtime()],
-            "operator": [recipe.operator.as_dict(), self._operator_code],
+            "operator": [recipe.operator.as_dict(), code],
             "weights": recipe.weights,
             "temperature": recipe.temperature,
             "floor": recipe.floor,

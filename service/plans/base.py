@@ -41,6 +41,20 @@ class Outcome(NamedTuple):
     finite: Array
 
 
+class Examined(NamedTuple):
+    """What a batch's answer is made of.
+
+    Attributes:
+        entered: float32 ``[K, B, C]``, what enters the fusion: softened, and floored where the pair says so.
+        pooled: float32 ``[B, C]``, what the operator makes of it, before any stage behind it.
+        valid: ``[K, B]``, as in ``Outcome``.
+    """
+
+    entered: Array
+    pooled: Array
+    valid: Array
+
+
 class Plan(Protocol):
     """What every plan offers."""
 
@@ -66,4 +80,10 @@ class Plan(Protocol):
         Raises:
             TeacherFailure: a teacher with a positive weight failed.
         """
+        ...
+
+    def examine(
+        self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair
+    ) -> Examined:
+        """What ``run`` would fuse, and what the operator makes of it; the same arguments and errors."""
         ...

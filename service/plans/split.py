@@ -10,7 +10,7 @@ from operators.simplex import floor, log_softmax, soften, top_k
 from service.errors import TeacherFailure
 from service.model import Array
 from service.plans.alignment import Alignment
-from service.plans.base import Outcome, Pair
+from service.plans.base import Examined, Outcome, Pair
 from service.teachers.base import Kind, Teacher, beliefs
 
 # Probabilities below the smallest normal float32 would become zero on their way to a student.
@@ -84,6 +84,13 @@ class SplitPlan:
 
     def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
         """Answer a batch; a teacher whose weight is 0 in every row is not asked."""
+        examined = self.examine(inputs, temperature, weights, pair)
+        return finish(examined.pooled, examined.valid, pair)
+
+    def examine(
+        self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair
+    ) -> Examined:
+        """What enters the fusion, and the pool."""
         asked = [k for k in range(len(self._members)) if weights[k].any()]
         answers = list(self._pool.map(lambda k: opinion(self._members[k], inputs), asked))
         opinions = np.full((len(self._members), len(temperature), self._classes), 0, dtype=np.float32)
@@ -91,7 +98,8 @@ class SplitPlan:
         for k, (log_probs, sound) in zip(asked, answers, strict=True):
             opinions[k] = log_probs
             valid[k] = sound
-        return fuse(opinions, valid | (weights == 0), temperature, weights, pair)
+        entered = enter(opinions, temperature, pair)
+        return Examined(entered, pair.operator.fuse(entered, weights), valid | (weights == 0))
 
 
 def opinion(member: Member, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -115,17 +123,19 @@ def opinion(member: Member, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
     return np.where(valid[:, None], aligned, np.float32(0)), valid
 
 
-def fuse(opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
-    """Soften, floor, fuse, recalibrate and sparsify opinions ``[K, B, C]``."""
-    beliefs_at_t = opinions if (temperature == 1).all() else soften(opinions, temperature[None, :, None])
-    if pair.floor is not None:
-        beliefs_at_t = floor(beliefs_at_t, pair.floor)
-    fused = pair.operator.fuse(beliefs_at_t, weights)
+def enter(opinions: Array, temperature: Array, pair: Pair) -> Array:
+    """Soften opinions ``[K, B, C]``, and floor them where the pair says so."""
+    softened = opinions if (temperature == 1).all() else soften(opinions, temperature[None, :, None])
+    return softened if pair.floor is None else floor(softened, pair.floor)
+
+
+def finish(pooled: Array, valid: Array, pair: Pair) -> Outcome:
+    """Recalibrate and sparsify a pool ``[B, C]``; every class stays a normal float32."""
     if pair.output_temperature != 1:
-        fused = log_softmax(fused / np.float32(pair.output_temperature))
-    finite = ~np.isnan(fused).any(axis=1)
-    fused = np.maximum(fused, LOG_SMALLEST)
+        pooled = log_softmax(pooled / np.float32(pair.output_temperature))
+    finite = np.asarray(~np.isnan(pooled).any(axis=1))
+    pooled = np.maximum(pooled, LOG_SMALLEST)
     if pair.top_k is None:
-        return Outcome(fused, None, None, valid, finite)
-    indices, kept, tail = top_k(fused, pair.top_k)
+        return Outcome(pooled, None, None, valid, finite)
+    indices, kept, tail = top_k(pooled, pair.top_k)
     return Outcome(kept, indices, tail, valid, finite)

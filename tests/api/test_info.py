@@ -21,6 +21,8 @@ def test_an_ensemble_is_described(client, toy):
     assert list(recipes) == ["default", "linear", "geometric", "sparse", "cooled"]
     assert len({recipe["fingerprint"] for recipe in recipes.values()}) == 5
     assert recipes["default"]["weights"] == {"logits": 0.5, "probs": 0.3, "merged": 0.2}
+    assert {recipe["profile"] for recipe in recipes.values()} == {"strict"}
+    assert all(len(recipe["certificate"]) == 64 and not recipe["violations"] for recipe in recipes.values())
     assert recipes["sparse"]["sparsity"] == {"top_k": 2}
     assert recipes["default"]["sparsity"] is None
     plans = {(plan["operator"]["name"], plan["sparse"]): plan for plan in info["plans"]}
@@ -37,12 +39,15 @@ def test_every_error_is_mapped_to_one_status_and_one_shape():
     mine = {one for one in subclasses(service_errors.ServiceError) if one.__module__ == "service.errors"}
     assert set(STATUS) == mine
     for kind in mine:
-        extra = {"teacher": "cnn"} if kind is service_errors.TeacherFailure else {}
+        extra = {
+            service_errors.TeacherFailure: {"teacher": "cnn"},
+            service_errors.OperatorRefused: {"certificate": {}},
+        }.get(kind, {})
         reply = answer(kind("what, where, what to do", **extra))
         assert reply.status_code == STATUS[kind]
     assert "ServiceError" in service_errors.__doc__
     for name, _ in inspect.getmembers(service_errors, inspect.isclass):
-        assert name in service_errors.__doc__ or name == "ClassVar"
+        assert name in service_errors.__doc__ or name in {"Any", "ClassVar"}
 
 
 def test_an_unexpected_error_keeps_its_secrets(client, monkeypatch):
@@ -69,6 +74,8 @@ def test_openapi_covers_the_binary_route(client):
     names = [parameter["name"] for parameter in route["parameters"]]
     assert names == ["ensemble", "recipe", "temperature", "weights", "top_k", "order"]
     ensemble = "/v1/ensembles/{ensemble}"
+    recipe = f"{ensemble}/recipes/{{recipe}}"
     assert set(document["paths"]) == {
-        "/v1/ensembles", ensemble, f"{ensemble}/soft-targets", "/livez", "/readyz",
+        "/v1/ensembles", ensemble, f"{ensemble}/soft-targets", f"{ensemble}/guarantees", recipe,
+        f"{recipe}/certificate", "/livez", "/readyz",
     }  # fmt: skip

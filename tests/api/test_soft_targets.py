@@ -321,7 +321,8 @@ def test_metadata_names_what_was_answered(client):
     metadata, _ = wire.read_reply(reply.content)
     info = client.get("/v1/ensembles/toy").json()
     assert metadata.keys() == {
-        "format", "ensemble", "recipe", "fingerprint", "temperature", "operator", "classes_digest",
+        "format", "ensemble", "recipe", "fingerprint", "temperature", "operator", "certificate",
+        "violations", "classes_digest",
     }  # fmt: skip
     assert (metadata["format"], metadata["ensemble"], metadata["recipe"]) == ("1", "toy", "default")
     assert metadata["temperature"] == "3.0"

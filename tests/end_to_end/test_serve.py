@@ -1,9 +1,12 @@
 """The real server as a process, asked the way strangers ask."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
@@ -160,6 +163,61 @@ def test_an_interrupted_server_stops_cleanly(toy, start):
     assert "error" not in server.log()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("module", ["uvicorn", "onnxruntime", "service.engine.binding"])
+def test_a_signal_while_the_server_starts_stops_it_cleanly(toy, number, code, module):
+    # Sent by the process to itself, at an exact place: when it begins to import a module, and where whatever
+    # runs then (a validator's compiler, an event loop's callback) would swallow an exception.
+    program = f"""
+import contextlib, os, sys
+class Signals:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Signals())
+from service.cli import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "serve", toy.config],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == code
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+
+
+def stalled_upload(server):
+    """A connection whose request is never finished."""
+    place = urlsplit(server.url)
+    connection = socket.create_connection((place.hostname, place.port))
+    connection.sendall(
+        b"POST /v1/ensembles/toy/soft-targets HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 1000\r\n\r\n{"i'
+    )
+    return connection
+
+
+def unread_reply(server):
+    """A connection whose reply is never read, and is more than the sockets' buffers hold."""
+    place = urlsplit(server.url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.connect((place.hostname, place.port))
+    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: h\r\n\r\n" * 2000)
+    return connection
+
+
+@pytest.mark.parametrize("stall", [stalled_upload, unread_reply])
+def test_a_stalled_client_does_not_keep_the_server_from_stopping(toy, start, stall):
+    server = start(toy.config, first="import service.cli; service.cli.DRAIN_S = 1")
+    with stall(server):
+        assert httpx2.get(f"{server.url}/livez").status_code == 200  # what came before it has been taken in
+        server.process.terminate()
+        assert server.process.wait(timeout=30) == 0
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -172,6 +230,9 @@ def test_an_interrupted_server_stops_cleanly(toy, start):
         (("temperature: 1.5", "temprature: 1.5"), "did you mean 'temperature'"),
         (("exponent: 0.5", "exponent: 0.01"), "exponent"),
         (("operator: geometric", "operator: geometrc"), "geometric"),
+        (("server: {port: 0}", "server: {port: 0}\n1: 2"), "1 is not text"),
+        (("server: {port: 0}", "server: {port: 0, host: a..b}"), "cannot listen on a..b port 0"),
+        (("server: {port: 0}", 'server: {port: 0, host: "\\0"}'), "cannot listen on"),
         (("shape: [6]", "shape: [7]"), "takes rows of shape [6], the ensemble gives [7]"),
     ],
 )

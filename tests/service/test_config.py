@@ -1,3 +1,6 @@
+import contextlib
+import math
+import os
 import re
 from pathlib import Path
 
@@ -22,8 +25,8 @@ ensembles:
 
 @pytest.fixture
 def read(tmp_path, monkeypatch):
-    for variable in list(__import__("os").environ):
-        if variable.startswith("SOFT_TARGETS__"):
+    for variable in list(os.environ):
+        if variable.upper().startswith("SOFT_TARGETS__"):
             monkeypatch.delenv(variable)
 
     def read_text(text, *edits):
@@ -139,6 +142,8 @@ def test_a_variable_of_an_impossible_value_is_named(read, monkeypatch):
     [
         ("SOFT_TARGETS__SERVR__PORT", "unknown key; did you mean 'server'?"),
         ("SOFT_TARGETS__SERVER__PROT", "did you mean 'port'?"),
+        ("soft_targets__servr__port", "unknown key; did you mean 'server'?"),
+        ("SOFT_TARGETS__", "unknown key"),
     ],
 )
 def test_an_unknown_variable_is_refused(read, monkeypatch, variable, said):
@@ -147,8 +152,93 @@ def test_an_unknown_variable_is_refused(read, monkeypatch, variable, said):
         read(MINIMAL)
 
 
+DEFAULT = "ENSEMBLES__TOY__RECIPES__DEFAULT"
+
+
+def toy(settings):
+    return settings.ensembles["toy"]
+
+
+def recipe(settings, name="default"):
+    return toy(settings).recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("SERVER", '{"port": 7}', lambda s: (s.server.port, s.server.host) == (7, "::1")),
+        ("ENSEMBLES__TOY__CLASSES", '["x", "y"]', lambda s: toy(s).classes == ("x", "y")),
+        ("ENSEMBLES__TOY__BATCHING__MAX_ROWS", "9", lambda s: toy(s).batching.max_rows == 9),
+        ("ENSEMBLES__TOY__DEVICE", "cpu", lambda s: toy(s).device == "cpu"),
+        (f"{DEFAULT}__OPERATOR", '"geometric"', lambda s: recipe(s).operator == OperatorSpec("geometric")),
+        (
+            f"{DEFAULT}__OPERATOR__NAME",
+            "geometric",
+            lambda s: recipe(s).operator == OperatorSpec("geometric"),
+        ),
+        (
+            f"{DEFAULT}__OPERATOR",
+            '{"name": "holder", "exponent": 0.5}',
+            lambda s: recipe(s).operator == OperatorSpec("holder", (("exponent", 0.5),)),
+        ),
+        (f"{DEFAULT}__WEIGHTS__ONE", "2", lambda s: recipe(s).weights == (1, 0)),
+        (
+            "ENSEMBLES__TOY__RECIPES__WARM",
+            '{"operator": "linear", "temperature": 3}',
+            lambda s: recipe(s, "warm").temperature == 3,
+        ),
+        (
+            "ENSEMBLES__TOY__TEACHERS",
+            '[{"name": "uno", "model": "m", "output": {"kind": "probs"}}]',
+            lambda s: [teacher.name for teacher in toy(s).teachers] == ["uno"],
+        ),
+    ],
+)
+def test_sections_and_lists_are_set_whole_as_json(read, monkeypatch, variable, value, expected):
+    monkeypatch.setenv(f"SOFT_TARGETS__{variable}", value)
+    assert expected(read('server: {host: "::1"}\n' + MINIMAL))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "SERVER",
+            "x",
+            "environment variable SOFT_TARGETS__SERVER: what is more than one value is set as JSON: ",
+        ),
+        (
+            "ENSEMBLES__TOY__CLASSES",
+            "[a",
+            "environment variable SOFT_TARGETS__ENSEMBLES__TOY__CLASSES: what is more",
+        ),
+        (
+            "ENSEMBLES__TOY__TEACHERS__0__WEIGHT",
+            "2",
+            "__TEACHERS__0__WEIGHT: 'teachers' is a list, which is set whole: as JSON in SOFT_TARGETS__ENS",
+        ),
+        (
+            "ENSEMBLES__BIG__DEVICE",
+            "cpu",
+            "SOFT_TARGETS__ENSEMBLES__BIG__DEVICE: 'Big' has capitals, which a variable cannot say; set it",
+        ),
+        (
+            "ENSEMBLES__NONE__DEVICE",
+            "cpu",
+            "with SOFT_TARGETS__ENSEMBLES__NONE__DEVICE set): ensembles.none.classes",
+        ),
+        ("SERVER__PORT__X", "1", "with SOFT_TARGETS__SERVER__PORT__X set): server.port"),
+    ],
+)
+def test_a_variable_that_can_set_nothing_is_named(read, monkeypatch, variable, value, said):
+    monkeypatch.setenv(f"SOFT_TARGETS__{variable}", value)
+    with pytest.raises(ConfigError) as caught:
+        read(MINIMAL + MINIMAL.split("\n", 1)[1].replace("toy:", "Big:"))
+    assert said in str(caught.value)
+
+
 LATER = {
-    "server": ["workers: 2", "metrics_port: 9", "state_dir: x", "replicated: true", "spread_limit: 1"],
+    "server": ["workers: 2", "metrics_port: 9", "replicated: true", "spread_limit: 1"],
     "limits": ["max_rows_in_flight: 1", "max_bytes_in_flight: 1", "drain_s: 1", "max_decompressed_bytes: 1",
                "max_json_depth: 1", "max_header_bytes: 1", "slow_reader_s: 1", "rows_per_s_per_key: 1",
                "rows_in_flight_per_key: 1"],
@@ -166,7 +256,6 @@ def test_a_key_whose_feature_comes_later_is_refused_by_name(read, section, line)
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("ensembles:", "operators: {}\nensembles:", "key 'operators' is not yet supported"),
         ("classes:", "quorum: all\n    classes:", "ensembles.toy: key 'quorum' is not yet supported"),
         ("classes:", "unsafe_classes: []\n    classes:", "key 'unsafe_classes' is not yet supported"),
         ("classes:", "samples: x.npz\n    classes:", "key 'samples' is not yet supported"),
@@ -184,14 +273,7 @@ def test_a_key_whose_feature_comes_later_is_refused_by_name(read, section, line)
         ("weight: 3", "weight: 3, allow_cpu: true", "key 'allow_cpu' is not yet supported"),
         ("weight: 3", "revision: a", "key 'revision' is not yet supported"),
         ("deep/two.onnx", "kserve+http://h/m", "a teacher at 'kserve+http://h/m' is not yet supported"),
-        (
-            "operator: linear",
-            "operator: linear, profile: strict",
-            "recipes.default: key 'profile' is not yet",
-        ),
-        ("operator: linear", "operator: linear, accept_violations: []", "key 'accept_violations' is not yet"),
         ("operator: linear", "operator: linear, diagnostics: true", "key 'diagnostics' is not yet supported"),
-        ("operator: linear", "operator: {import: 'm:f'}", "an operator by 'import' is not yet supported"),
     ],
 )
 def test_a_value_whose_feature_comes_later_is_refused_by_name(read, old, new, said):
@@ -222,7 +304,8 @@ def test_a_cache_that_comes_later_is_refused(read, url):
         ("weight: 3", "weight: -1", "greater than or equal to 0"),
         ("weight: 3", "weight: .nan", "finite number"),
         ("weight: 3", "weight: true", "true is not a number"),
-        ("weight: 3", "temperature: 0", "greater than 0"),
+        ("weight: 3", "temperature: 0.009", "greater than or equal to 0.01"),
+        ("weight: 3", "temperature: 1e39", "less than or equal to 100"),
         ("weight: 3", "classes: [a, c]", "teacher 'two': classes unknown to the ensemble: 'c'"),
         ("weight: 3", "classes: [a, {x: y}]", "teacher 'two': classes unknown to the ensemble: 'y'"),
         ("weight: 3", "classes: [a]", "teacher 'two': lacks the ensemble's classes 'b'"),
@@ -232,17 +315,29 @@ def test_a_cache_that_comes_later_is_refused(read, url):
         ("weight: 3", "missing: drop", "missing: Input should be 'floor'"),
         ("operator: linear", "operator: linear, temperature: 0.09", "greater than or equal to 0.1"),
         ("operator: linear", "operator: linear, temperature: 101", "less than or equal to 100"),
+        ("operator: linear", "operator: linear, output_temperature: 1e-46", "greater than or equal to 0.01"),
+        ("operator: linear", "operator: linear, output_temperature: 101", "less than or equal to 100"),
         ("operator: linear", "operator: linear, floor: 0", "greater than 0"),
+        (
+            "operator: linear",
+            "operator: linear, floor: 5e-324",
+            "floor 5e-324 is too small: it goes to 2 classes",
+        ),
         ("operator: linear", "operator: linear, floor: 1", "less than 1"),
         ("operator: linear", "operator: linear, sparsity: {top_k: 3}", "top_k 3 exceeds the 2 classes"),
         ("operator: linear", "operator: linear, sparsity: {top_k: 0}", "greater than or equal to 1"),
         ("operator: linear", "operator: linear, sparsity: {}", "Field required"),
         ("operator: linear", "operator: linear, weights: {three: 1}", "unknown teacher 'three'"),
         ("operator: linear", "operator: linear, weights: {one: 0}", "at least one weight must be positive"),
+        ("operator: linear", "operator: linear, weights: {}", "at least one weight must be positive"),
         ("operator: linear", "operator: linear, weights: {one: -1, two: 2}", "the weight of 'one' is -1"),
         ("operator: linear", "operator: linear, output_temperature: 2, temperature: 2", "set temperature: 1"),
         ("operator: linear", "operator: {exponent: 1}", "an operator needs a name"),
         ("operator: linear", "operator: [linear]", "is no operator"),
+        ("operator: linear", "operator: {name: holder, exponent: [0.5]}", "parameter 'exponent' is [0.5]"),
+        ("operator: linear", "operator: {name: holder, exponent: null}", "parameter 'exponent' is None"),
+        ("operator: linear", "operator: {name: holder, exponent: .nan}", "parameter 'exponent' is nan"),
+        ("operator: linear", "operator: {name: holder, 1: 2, exponent: 1}", "1 is not text: write"),
         (
             "ensembles:",
             "server: {port: 70000}\nensembles:",
@@ -264,11 +359,118 @@ def test_a_cache_that_comes_later_is_refused(read, url):
         ("classes:", "inputs: {x: {dtype: f4}}\n    classes:", "inputs.x.dtype"),
         ("classes:", "inputs: {x: {dtype: float32, shape: [0]}}\n    classes:", "greater than 0"),
         ("classes:", "inputs: {x: {dtype: utf8, shape: [2]}}\n    classes:", "leave its shape out"),
+        ("classes:", "inputs: {row_id: {dtype: float32}}\n    classes:", "'row_id' is a column of its own"),
+        ("classes:", "inputs: {digest: {dtype: float32}}\n    classes:", "'digest' is a column of its own"),
+        ("weight: 3", "inputs: {x: row_id}", "'row_id' is a column of its own"),
         ("classes:", "batching: {max_rows: 0}\n    classes:", "batching.max_rows"),
+        ("ensembles:", "1: 2\nensembles:", '1 is not text: write "1" with quotes'),
+        ("ensembles:", "_env_file: x\nensembles:", "unknown key '_env_file'"),
+        ("ensembles:", "_cli_parse_args: true\nensembles:", "unknown key '_cli_parse_args'"),
+        ("ensembles:", "server: {1: 2}\nensembles:", '1 is not text: write "1" with quotes'),
+        ("toy:", "1:", 'ensembles.1.[key]: 1 is not text: write "1" with quotes'),
+        ("ensembles:", "server: {host: [}\nensembles:", "is not YAML"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(read, old, new, said):
     assert said in refused(read, (old, new))
+
+
+ODD = [
+    "null", "true", "[]", "{}", "''", '"\\0"', "-0.0", ".inf", ".nan", "1e-400", "1" + "0" * 400,
+    "1" + "0" * 5000, "2024-13-45", "2024-01-01", "!!timestamp x", "!!int x", "!!binary x", "!!python/name x",
+    "!x y", "{1: 2}", "{null: null}", "{[a]: b}", "{<<: 1}", "[[1, {2: 3}]]", "&a [*a]", "&a {b: *a}",
+]  # fmt: skip
+PLACES = [
+    ("ensembles:", "{}: 1\nensembles:"),
+    *(
+        ("ensembles:", f"{key}: {{}}\nensembles:")
+        for key in ("server", "limits", "auth", "cache", "operators")
+    ),
+    *(
+        ("ensembles:", f"{section}: {{{{{key}: {{}}}}}}\nensembles:")
+        for section, keys in {
+            "server": ["host", "port"],
+            "limits": ["max_body_bytes", "max_rows_per_request", "request_timeout_s"],
+            "auth": ["keys_file", "open"],
+            "cache": ["url", "ttl_s"],
+        }.items()
+        for key in keys
+    ),
+    ("toy:\n", "{}: 1\n  toy:\n"),
+    ("[a, b]", "{}"),
+    ("[a, b]", "[{}, a]"),
+    ("[a, b]", "{{file: {}}}"),
+    ("classes:", "device: {}\n    classes:"),
+    ("classes:", "batching: {{max_rows: {}}}\n    classes:"),
+    *(
+        ("classes:", f"inputs: {inputs}\n    classes:")
+        for inputs in (
+            "{}",
+            "{{{}: {{dtype: utf8}}}}",
+            "{{x: {{dtype: {}}}}}",
+            "{{x: {{dtype: bool, shape: {}}}}}",
+        )
+    ),
+    ("one.onnx", "{}"),
+    ("name: one", "name: {}"),
+    ("{kind: logits}", "{}"),
+    ("{kind: logits}", "{{kind: {}}}"),
+    ("{kind: logits}", "{{kind: logits, name: {}}}"),
+    *(("weight: 3", f"{key}: {{}}") for key in ("weight", "temperature", "classes", "inputs", "missing")),
+    ("weight: 3", "classes: [{}, b]"),
+    ("weight: 3", "classes: [{{{}: a}}, b]"),
+    ("weight: 3", "inputs: {{x: {}}}"),
+    ("{operator: linear}", "{}"),
+    ("default:", "{}:"),
+    ("linear", "{}"),
+    ("linear", "{{name: {}}}"),
+    ("linear", "{{name: holder, exponent: {}}}"),
+    ("linear", "{{name: holder, {}: 1}}"),
+    *(
+        ("operator: linear", f"operator: linear, {key}: {{}}")
+        for key in ("temperature", "weights", "floor", "output_temperature", "sparsity")
+    ),
+    ("operator: linear", "operator: linear, weights: {{one: {}}}"),
+    ("operator: linear", "operator: linear, weights: {{{}: 1}}"),
+    ("operator: linear", "operator: linear, sparsity: {{top_k: {}}}"),
+]
+
+
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
+def test_no_value_anywhere_is_a_traceback(read, value):
+    for old, new in PLACES:
+        with contextlib.suppress(ConfigError):
+            hash(str(read(MINIMAL, (old, new.format(value)))))
+
+
+def test_what_looks_like_a_date_is_text(read):
+    settings = read(MINIMAL, ("[a, b]", "[2024-01-01, 2024-13-45]"))
+    assert settings.ensembles["toy"].classes == ("2024-01-01", "2024-13-45")
+    assert read("server: {host: 2024-13-45}\n" + MINIMAL).server.host == "2024-13-45"
+
+
+def test_a_floor_is_a_normal_float32_for_every_class(read):
+    smallest = 2.0**-126
+    for classes in (2, 3, 7, 10):
+        names = ", ".join(map(str, "abcdefghij"[:classes]))
+        said = refused(
+            read,
+            ("[a, b]", f"[{names}]"),
+            ("linear", f"linear, floor: {classes * smallest * 0.999!r}"),
+            text=MINIMAL,
+        )
+        assert f"it goes to {classes} classes" in said
+        settings = read(
+            MINIMAL, ("[a, b]", f"[{names}]"), ("linear", f"linear, floor: {classes * smallest!r}")
+        )
+        assert settings.ensembles["toy"].recipe("default").floor / classes == smallest
+
+
+def test_a_weight_of_minus_zero_is_the_weight_zero(read):
+    recipe = (
+        read(MINIMAL, ("linear", "linear, weights: {one: -0.0, two: 1}")).ensembles["toy"].recipe("default")
+    )
+    assert [math.copysign(1, weight) for weight in recipe.weights] == [1, 1]
 
 
 def test_every_finding_is_told_at_once(read):
@@ -286,6 +488,8 @@ def test_every_finding_is_told_at_once(read):
         ("- 1", "holds no configuration"),
         ("ensembles: {}", "at least 1 item"),
         ("server: {port: 1}", "ensembles: Field required"),
+        ("a: !!int x", "holds a value that cannot be read: invalid literal for int()"),
+        pytest.param("[" * 1000, "holds a value that cannot be read: maximum recursion", id="deep"),
     ],
 )
 def test_a_file_that_is_no_configuration(read, text, said):

@@ -1,5 +1,7 @@
 """Loading an ensemble: inputs agreed or declared, teachers bound, recipes and their fingerprints."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -108,6 +110,98 @@ def test_inputs_are_mapped_and_cast_to_what_the_model_takes(opened, tmp_path):
         opened(simple([mapping.replace("word", "nowhere")], inputs=inputs, classes="[a, b, c]"))
     with pytest.raises(ConfigError, match="takes <i8, but the ensemble's <f4 cannot become that"):
         opened(simple([mapping], inputs=inputs.replace("uint16", "float32"), classes="[a, b, c]"))
+
+
+def test_a_declared_input_that_no_teacher_reads_is_refused(opened, tmp_path):
+    models.random_linear(tmp_path / "one.onnx", 1)
+    inputs = "    inputs: {{pixels: {{dtype: float32, shape: [6]}}, {}: {{dtype: utf8}}}}\n"
+    with pytest.raises(ConfigError, match="ensemble 'toy': input 'note' is read by no teacher; leave it out"):
+        opened(simple([ONE], inputs=inputs.format("note")))
+    with pytest.raises(ConfigError, match="input 'pixels' is fed from 'pixels', which is no input"):
+        opened(simple([ONE], inputs=inputs.format("note").replace("pixels", "picture")))
+    models.two_inputs(tmp_path / "two.onnx")
+    both = (
+        "    inputs: {image: {dtype: float32, shape: [2, 3]}, number: {dtype: int64}, text: {dtype: utf8}}\n"
+    )
+    opened(simple([TWO], inputs=both, classes="[a, b, c]"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "ours"),
+    [
+        ("input.1", "'input.1' is no name", "input_1"),
+        ("row_id", "'row_id' is a column of its own", "rows"),
+        ("digest", "'digest' is a column of its own", "rows"),
+        ("/in/put:0", "'/in/put:0' is no name", "in_put_0"),
+        ("::", "'::' is no name", "rows"),
+    ],
+)
+def test_a_model_s_input_that_nobody_could_ask_by_name_is_refused_with_the_mapping(
+    opened, tmp_path, name, said, ours
+):
+    models.random_linear(tmp_path / "one.onnx", 1, input_name=name)
+    with pytest.raises(ConfigError) as caught:
+        opened(simple([ONE]))
+    assert said in str(caught.value)
+    mapping = f'inputs: {{"{name}": {ours}}}'
+    assert str(caught.value).startswith("ensemble 'toy': teacher 'one': ")
+    assert mapping in str(caught.value)
+    assert list(opened(simple([f"{ONE}, {mapping}"])).inputs) == [ours]
+    opened(simple([ONE], inputs="    inputs: {pixels: {dtype: float32, shape: [6]}}\n"))
+
+
+def test_a_model_without_inputs_is_refused(opened, tmp_path):
+    models.save(
+        tmp_path / "one.onnx",
+        [helper.make_node("Identity", ["weight"], ["y"])],
+        [],
+        [("y", TensorProto.FLOAT, [1, 4])],
+        [("weight", np.zeros((1, 4), np.float32))],
+    )
+    with pytest.raises(ConfigError, match=r"ensemble 'toy': teacher 'one': .*one\.onnx has no input"):
+        opened(simple([ONE]))
+
+
+def test_a_model_that_fails_while_it_is_tried_is_refused(opened, tmp_path):
+    # One row at a time breaks its reshape, many do not.
+    models.save(
+        tmp_path / "one.onnx",
+        [
+            helper.make_node("Reshape", ["x", "shape"], ["pairs"]),
+            helper.make_node("Reshape", ["pairs", "back"], ["y"]),
+        ],
+        [("x", TensorProto.FLOAT, ["batch", 4])],
+        [("y", TensorProto.FLOAT, ["batch", 4])],
+        [("shape", np.array([-1, 2, 4])), ("back", np.array([-1, 4]))],
+    )
+    with pytest.raises(ConfigError, match="ensemble 'toy': teacher 'one' cannot answer a row"):
+        opened(simple([ONE]))
+
+
+def test_the_log_says_which_device_was_chosen(opened, tmp_path, capsys):
+    models.random_linear(tmp_path / "one.onnx", 1)
+    opened(simple([ONE]))
+    assert "devices=['cpu']" in re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("operator", ["linear", "geometric"])
+def test_the_extremes_that_are_allowed_make_valid_targets(opened, tmp_path, operator):
+    models.random_linear(tmp_path / "one.onnx", 1)
+    rows = {"pixels": np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)}
+    for teacher in ("0.01", "100"):
+        for recipe in (f"floor: {4 * 2.0**-126!r}", "floor: 0.9999999999999999", "output_temperature: 0.01",
+                       "output_temperature: 100"):  # fmt: skip
+            ensemble = opened(
+                simple(
+                    [f"{ONE}, temperature: {teacher}, missing: floor"],
+                    recipes=f"{{default: {{operator: {operator}, {recipe}}}}}",
+                )
+            )
+            pair = ensemble.effective("default", Overrides()).pair
+            outcome = ensemble.plan.run(rows, np.ones(5, np.float32), np.ones((1, 5), np.float32), pair)
+            assert outcome.valid.all()
+            assert outcome.finite.all()
+            np.testing.assert_allclose(np.exp(outcome.log_probs.astype(float)).sum(axis=1), 1, atol=1e-5)
 
 
 def test_a_class_the_teacher_lacks_gets_the_floor(opened, tmp_path):
@@ -258,6 +352,8 @@ def test_an_override_equal_to_the_recipe_has_its_fingerprint(opened, tmp_path):
     plain = ensemble.effective("default", Overrides())
     same = ensemble.effective("default", Overrides(temperature=2.0, weights={"one": 5.0, "two": 5.0}))
     assert same.fingerprint == plain.fingerprint
+    alone = [Overrides(weights={"one": 1.0}), Overrides(weights={"one": 1.0, "two": -0.0})]
+    assert len({ensemble.effective("default", one).fingerprint for one in alone}) == 1
 
 
 def test_impossible_overrides_are_refused(opened, tmp_path):
