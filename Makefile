@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench axioms nightly clean
 
 help:
 	@echo "make demo    set up, then train teachers, serve them and distil a student (about two minutes)"
@@ -12,6 +12,8 @@ help:
 	@echo "make check   set up, then check format, lint, types and import contracts"
 	@echo "make format  format the code"
 	@echo "make bench   set up, then run the benchmarks"
+	@echo "make axioms  certify the built-in operators and write the table into the README"
+	@echo "make nightly the full axiom budgets over many seeds, into docs/axioms.md (hours)"
 	@echo "make clean   remove .venv and build"
 
 setup: .venv/.installed
@@ -41,6 +43,14 @@ format: setup
 
 bench: setup
 	@$(BIN)/python bench/server.py
+
+axioms: setup
+	@$(BIN)/python bench/axioms.py --into README.md
+
+# Hours: what the tests cannot wait for. The last result is kept in docs.
+SEEDS ?= 5
+nightly: setup
+	@$(BIN)/python bench/axioms.py --budget full --seeds $(SEEDS) --into docs/axioms.md
 
 clean:
 	rm -rf .venv build

@@ -21,7 +21,7 @@ LINEAR_CLAIMS = (
     Claim(CONTINUITY, 2, lemmas.COMPOSED_AT_ZERO),
     Claim(TEMPERATURE, 1, lemmas.BOUNDED),
 )
-LINEAR_DISCLAIMERS = (
+_LINEAR_DISCLAIMERS = (
     Disclaimer(
         TEMPERATURE,
         2,
@@ -70,7 +70,7 @@ def linear() -> Operator:
         lone_teacher_first(simplex.weighted_logsumexp),
         "zeros",
         LINEAR_CLAIMS,
-        LINEAR_DISCLAIMERS,
+        _LINEAR_DISCLAIMERS,
     )
 
 

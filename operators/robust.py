@@ -131,7 +131,9 @@ def trimmed_mean(*, trim: float = 0.2) -> Operator:
         ),
         (
             Disclaimer(
-                CONVEXITY, 3, "trimmed means of classes do not sum to 1, and dividing by the sum moves all"
+                CONVEXITY,
+                3,
+                "teachers (.6, .4, 0, 0), (.2, .4, .1, .3), (.2, .4, .4, 0), equal weights, trim .2, give class 1 .444",
             ),
             Disclaimer(
                 POSITIVITY, 2, "what a teacher of weight up to `trim` alone holds possible is cut off"
@@ -143,7 +145,9 @@ def trimmed_mean(*, trim: float = 0.2) -> Operator:
                 "of the way towards teacher 0, KL(p_0 || A) rises from .0139 to .0194",
             ),
             Disclaimer(
-                TEMPERATURE, 2, "it is a mean of probabilities in the middle: (.8, .2), (.4, .6), T = 2"
+                TEMPERATURE,
+                2,
+                "teachers (.8, .2), (.4, .6), equal weights, T = 2: softened first (.558, .442), last (.551, .449)",
             ),
         ),
     )

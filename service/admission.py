@@ -6,6 +6,7 @@ the server keeps its state.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from operators import Operator
-from operators.axioms import AXIOMS, NotJudged, certify, question_of
-from operators.axioms.text import reasons
+from operators.axioms import AXIOMS, certify, question_of, replay
+from operators.axioms.text import reasons, table
 from operators.errors import OperatorError
 from service.errors import ConfigError, OperatorRefused
 from service.keys import certificate_id
@@ -22,6 +23,53 @@ from service.model import nearest
 from service.telemetry import logger
 
 log = logger("admission")
+
+
+class Judgement(NamedTuple):
+    """A certificate as a command shows it.
+
+    Attributes:
+        document: as JSON, its id included.
+        text: for people.
+    """
+
+    document: dict[str, Any]
+    text: str
+
+
+def judge(operator: Operator, code: str, **question: Any) -> Judgement:
+    """Ask a question afresh, whatever is kept.
+
+    Args:
+        operator: resolved.
+        code: the digest of its sources.
+        **question: teachers, classes, profile, floor, budget, seed, as ``certify`` takes them.
+
+    Raises:
+        ConfigError: the operator cannot be judged, or the question is impossible.
+    """
+    try:
+        found = certify(operator, **question)
+    except OperatorError as exc:
+        raise ConfigError(f"operator {operator.name!r} cannot be judged: {exc}") from None
+    identity = certificate_id(question_of(operator, **question)._asdict(), code)
+    return Judgement({"id": identity, **found.as_dict(), "reasons": reasons(found)}, table(found))
+
+
+def ask_again(operator: Operator, witness: dict[str, Any]) -> Judgement:
+    """Ask an operator a witness's question again.
+
+    Raises:
+        ConfigError: it is no witness, or the operator cannot be judged on it.
+    """
+    try:
+        check, margin, told = replay(operator, witness)
+    except OperatorError as exc:
+        raise ConfigError(f"the witness cannot be replayed: {exc}") from None
+    broken = margin > 0
+    document = {"check": check.name, "broken": broken, "margin": margin if math.isfinite(margin) else None}
+    lines = [f"{check.name}: {check.statement}", *(f"  {key}: {value}" for key, value in told.items())]
+    return Judgement(document, "\n".join([*lines, f"{'BROKEN' if broken else 'holds'}, margin {margin:.3g}"]))
 
 
 class Certificate(NamedTuple):
@@ -99,18 +147,14 @@ class Certifier:
         question = question_of(operator, **shape)
         identity = certificate_id(question._asdict(), code)
         if identity not in self._known:
-            self._known[identity] = self._read(identity) or self._ask(operator, identity, shape)
+            self._known[identity] = self._read(identity) or self._ask(operator, code, identity, shape)
         return self._known[identity]
 
-    def _ask(self, operator: Operator, identity: str, shape: dict[str, Any]) -> Certificate:
-        try:
-            found = certify(operator, **shape)
-        except NotJudged as exc:
-            raise ConfigError(f"operator {operator.name!r} cannot be judged: {exc}") from None
-        except OperatorError as exc:
-            raise ConfigError(f"operator {operator.name!r}: {exc}") from None
-        document = {"id": identity, **found.as_dict(), "reasons": reasons(found)}
-        log.info("operator certified", operator=operator.name, certificate=identity, admitted=found.admitted)
+    def _ask(self, operator: Operator, code: str, identity: str, shape: dict[str, Any]) -> Certificate:
+        document = judge(operator, code, **shape).document
+        log.info(
+            "operator certified", operator=operator.name, certificate=identity, admitted=document["admitted"]
+        )
         self._write(identity, document)
         return Certificate(identity, document)
 

@@ -1,9 +1,10 @@
-"""The command line: ``soft-targets serve CONFIG``, ``demo`` and ``key new``.
+"""The command line: ``soft-targets serve CONFIG``, ``certify``, ``demo`` and ``key new``.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 something needed is missing;
 130 interrupted.
 """
 
+import json
 import os
 import signal
 import socket
@@ -29,6 +30,21 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Keys for a server that is not for everyone.", no_args_is_help=True)
 app.add_typer(keys, name="key")
+
+
+class Profile(StrEnum):
+    """Which level of each axiom is required."""
+
+    strict = "strict"
+    paper = "paper"
+
+
+class Budget(StrEnum):
+    """How many cases an operator is asked."""
+
+    quick = "quick"
+    full = "full"
+    soak = "soak"
 
 
 class Dataset(StrEnum):
@@ -98,6 +114,59 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
         )
     )
     server.run(sockets=[listener])
+
+
+@app.command("certify")
+def certify_command(
+    config: Annotated[Path | None, typer.Argument(help="The YAML file.", metavar="[CONFIG]")] = None,
+    *,
+    operator: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="A name, or module:factory, instead of a configuration."),
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A parameter of the operator; repeatable.")
+    ] = None,
+    profile: Annotated[Profile, typer.Option(help="Which levels are required.")] = Profile.strict,
+    teachers: Annotated[int, typer.Option(help="K.", min=1)] = 3,
+    classes: Annotated[int, typer.Option(help="C.", min=2)] = 10,
+    floor: Annotated[float, typer.Option(help="Epsilon, where the operator needs a floor.")] = 1e-6,
+    budget: Annotated[Budget, typer.Option(help="How many cases.")] = Budget.quick,
+    seed: Annotated[int, typer.Option(help="Of all cases.", min=0)] = 0,
+    replay: Annotated[
+        str | None, typer.Option(metavar="WITNESS", help="Ask a witness's question again, given as JSON.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check the five axioms on an operator, or on every recipe of a configuration.
+
+    Exit code 0: admitted; 1: refused; 2: it could not be judged.
+    """
+    from service import certification, telemetry  # noqa: PLC0415
+
+    telemetry.configure()
+    if (config is None) == (operator is None):
+        raise _fail("certify takes a CONFIG or an --operator, one of the two", code=2)
+    asked = {"budget": budget.value, "seed": seed}
+    try:
+        if config is not None:
+            answers = list(certification.certify_config(config, **asked))
+        elif replay is not None:
+            answers = [
+                certification.replay_witness(certification.spec_of(str(operator), param or []), replay)
+            ]
+        else:
+            shape = {"profile": profile.value, "teachers": teachers, "classes": classes, "floor": floor}
+            spec = certification.spec_of(str(operator), param or [])
+            answers = [certification.certify_operator(spec, **shape, **asked)]
+    except ConfigError as exc:
+        raise _fail(str(exc), code=2) from None
+    if as_json:
+        documents = [{"where": one.where, **one.judgement.document} for one in answers]
+        typer.echo(json.dumps(documents if config else documents[0], allow_nan=False))
+    else:
+        typer.echo("\n\n".join(f"{one.where}: {one.judgement.text}" for one in answers))
+    raise typer.Exit(0 if all(one.admitted for one in answers) else 1)
 
 
 @app.command()

@@ -106,7 +106,7 @@ def _check_all_read(name: str, config: EnsembleConfig, teachers: list[OnnxTeache
         for ours in _feeds(section, teacher, declared).values()
     }
     if read <= declared.keys():  # else a model's input is fed by none, which says more
-        for unread in declared.keys() - read:
+        for unread in (key for key in declared if key not in read):
             raise TeacherError(f"ensemble {name!r}: input {unread!r} is read by no teacher; leave it out")
 
 
