@@ -182,7 +182,8 @@ def inverse_entropy() -> Operator:
             Disclaimer(
                 TEMPERATURE,
                 2,
-                "teachers (.8, .2), (.4, .6), equal weights, T = 2: softened first (.562, .438), last (.566, .434)",
+                "teachers (.8, .2), (.4, .6), equal weights, T = 2: softened first (.562, .438), last "
+                "(.566, .434)",
             ),
         ),
     )

@@ -133,7 +133,8 @@ def trimmed_mean(*, trim: float = 0.2) -> Operator:
             Disclaimer(
                 CONVEXITY,
                 3,
-                "teachers (.6, .4, 0, 0), (.2, .4, .1, .3), (.2, .4, .4, 0), equal weights, trim .2, give class 1 .444",
+                "teachers (.6, .4, 0, 0), (.2, .4, .1, .3), (.2, .4, .4, 0), equal weights, trim .2, give "
+                "class 1 .444",
             ),
             Disclaimer(
                 POSITIVITY, 2, "what a teacher of weight up to `trim` alone holds possible is cut off"
@@ -147,7 +148,8 @@ def trimmed_mean(*, trim: float = 0.2) -> Operator:
             Disclaimer(
                 TEMPERATURE,
                 2,
-                "teachers (.8, .2), (.4, .6), equal weights, T = 2: softened first (.558, .442), last (.551, .449)",
+                "teachers (.8, .2), (.4, .6), equal weights, T = 2: softened first (.558, .442), last "
+                "(.551, .449)",
             ),
         ),
     )

@@ -32,27 +32,15 @@ def masked(weights, log_probs, otherwise):
     return np.where(weights[..., None] > 0, log_probs, otherwise)
 
 
-LEVELS = {
-    "linear": (linear(), (4, 2, 3, 2, 1)),
-    "geometric": (geometric(), (2, 1, 2, 1, 2)),
-    "holder .5": (holder(exponent=0.5), (2, 2, 2, 2, 1)),
-    "holder 2": (holder(exponent=2), (2, 2, 2, 2, 1)),
-    "holder -1": (holder(exponent=-1), (2, 1, 2, 1, 1)),
-    "holder .05": (holder(exponent=0.05), (2, 2, 2, 2, 1)),
-}
-
-
-@pytest.mark.parametrize("name", LEVELS)
-def test_proved_pools_reach_their_published_levels_without_a_false_alarm(name):
-    operator, levels = LEVELS[name]
-    certificate = certify(operator, teachers=3, classes=10)
-    assert certificate.admitted
-    assert tuple(certificate.axioms[axiom].level for axiom in AXIOMS) == levels
-    assert all(verdict.level == 0 for verdict in certificate.gates.values())
-    closure = next(f for f in certificate.axioms[A1].findings if f.check.name == "odds_internality")
-    assert closure.trials >= 100_000
-    text = json.dumps(certificate.as_dict(), allow_nan=False)
-    assert certify(operator, teachers=3, classes=10).as_dict() == json.loads(text) | {}
+def test_the_same_question_has_the_same_answer_and_it_is_json():
+    certificates = [certify(holder(exponent=0.05), teachers=3, classes=10) for _ in range(2)]
+    assert certificates[0].admitted
+    documents = [json.dumps(certificate.as_dict(), allow_nan=False) for certificate in certificates]
+    assert documents[0] == documents[1]
+    odds = next(f for f in certificates[0].axioms[A1].findings if f.check.name == "odds_internality")
+    assert odds.trials >= 100_000
+    other = certify(holder(exponent=0.05), teachers=3, classes=10, seed=1)
+    assert other.axioms[A1].margin != certificates[0].axioms[A1].margin
 
 
 # ---- impostors that are published, and mutants of our own: fuse, domain, what must catch them
