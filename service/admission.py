@@ -8,13 +8,15 @@ the server keeps its state.
 import json
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from operators import Operator
-from operators.axioms import AXIOMS, certify, question_of, replay
+from operators.axioms import AXIOMS, Verdict, Witness, certify, question_of, replay
+from operators.axioms import Certificate as Certified
 from operators.axioms.text import reasons, table
 from operators.errors import OperatorError
 from service.errors import ConfigError, OperatorRefused
@@ -31,10 +33,25 @@ class Judgement(NamedTuple):
     Attributes:
         document: as JSON, its id included.
         text: for people.
+        witnesses: against what is required and not reached.
     """
 
     document: dict[str, Any]
     text: str
+    witnesses: list[Witness]
+
+    def commands(self, operator: str) -> list[str]:
+        """A shell command a witness, which asks the operator that question again.
+
+        Args:
+            operator: the options that name it.
+        """
+        return [
+            shlex.join(
+                ["soft-targets", "certify", *shlex.split(operator), "--replay", json.dumps(one.as_dict())]
+            )
+            for one in self.witnesses
+        ]
 
 
 def judge(operator: Operator, code: str, **question: Any) -> Judgement:
@@ -53,7 +70,15 @@ def judge(operator: Operator, code: str, **question: Any) -> Judgement:
     except OperatorError as exc:
         raise ConfigError(f"operator {operator.name!r} cannot be judged: {exc}") from None
     identity = certificate_id(question_of(operator, **question)._asdict(), code)
-    return Judgement({"id": identity, **found.as_dict(), "reasons": reasons(found)}, table(found))
+    document = {"id": identity, **found.as_dict(), "reasons": reasons(found)}
+    return Judgement(
+        document, table(found), [verdict.witness for verdict in _missed(found) if verdict.witness]
+    )
+
+
+def _missed(certificate: Certified) -> list[Verdict]:
+    both = {**certificate.axioms, **certificate.gates}
+    return [both[name] for name in certificate.violations]
 
 
 def ask_again(operator: Operator, witness: dict[str, Any]) -> Judgement:
@@ -69,7 +94,9 @@ def ask_again(operator: Operator, witness: dict[str, Any]) -> Judgement:
     broken = margin > 0
     document = {"check": check.name, "broken": broken, "margin": margin if math.isfinite(margin) else None}
     lines = [f"{check.name}: {check.statement}", *(f"  {key}: {value}" for key, value in told.items())]
-    return Judgement(document, "\n".join([*lines, f"{'BROKEN' if broken else 'holds'}, margin {margin:.3g}"]))
+    return Judgement(
+        document, "\n".join([*lines, f"{'BROKEN' if broken else 'holds'}, margin {margin:.3g}"]), []
+    )
 
 
 class Certificate(NamedTuple):

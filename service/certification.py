@@ -1,6 +1,7 @@
 """``soft-targets certify``: an operator, or every recipe of a configuration, asked and answered."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,23 @@ class Answer(NamedTuple):
         where: the operator, or the recipe.
         admitted: with the violations that the recipe accepts.
         judgement: the certificate.
+        spec: the operator.
     """
 
     where: str
     admitted: bool
     judgement: Judgement
+    spec: OperatorSpec
+
+    @property
+    def text(self) -> str:
+        """The certificate for people, with a command for every witness."""
+        options = ["--operator", self.spec.name]
+        for key, value in self.spec.parameters:
+            options += ["--param", f"{key}={value}"]
+        lines = [f"{self.where}: {self.judgement.text}"]
+        lines += [f"  again: {command}" for command in self.judgement.commands(shlex.join(options))]
+        return "\n".join(lines)
 
 
 def spec_of(operator: str, parameters: list[str]) -> OperatorSpec:
@@ -57,7 +70,7 @@ def certify_operator(spec: OperatorSpec, **question: Any) -> Answer:
         ConfigError: there is no such operator, or it cannot be judged.
     """
     judgement = judge(*resolve(spec), **question)
-    return Answer(spec.name, judgement.document["admitted"], judgement)
+    return Answer(spec.name, judgement.document["admitted"], judgement, spec)
 
 
 def certify_config(path: Path, **question: Any) -> Iterator[Answer]:
@@ -84,7 +97,7 @@ def certify_config(path: Path, **question: Any) -> Iterator[Answer]:
                 if verdict["level"] < verdict["required"]
             }
             admitted = not document["contradictions"] and missed <= set(section.accept_violations)
-            yield Answer(f"{ensemble}.{name}", admitted, judgement)
+            yield Answer(f"{ensemble}.{name}", admitted, judgement, recipe.operator)
 
 
 def replay_witness(spec: OperatorSpec, text: str) -> Answer:
@@ -100,4 +113,4 @@ def replay_witness(spec: OperatorSpec, text: str) -> Answer:
     if not isinstance(witness, dict):
         raise ConfigError("--replay: a witness is an object, as a certificate writes it")
     judgement = ask_again(resolve(spec).operator, witness)
-    return Answer(spec.name, not judgement.document["broken"], judgement)
+    return Answer(spec.name, not judgement.document["broken"], judgement, spec)

@@ -165,7 +165,7 @@ def certify_command(
         documents = [{"where": one.where, **one.judgement.document} for one in answers]
         typer.echo(json.dumps(documents if config else documents[0], allow_nan=False))
     else:
-        typer.echo("\n\n".join(f"{one.where}: {one.judgement.text}" for one in answers))
+        typer.echo("\n\n".join(one.text for one in answers))
     raise typer.Exit(0 if all(one.admitted for one in answers) else 1)
 
 
