@@ -32,6 +32,7 @@ CHUNK = 4096
 BATTERY_TEACHERS = 5
 BATCH_ROWS = 64
 WIDE_ROWS = 8
+ORDINARY_CLASSES = 10
 AT_REAL_TEACHERS = ("closure", "unanimity", "odds_internality", "joint_positivity", "divergence_falls")
 AT_REAL_CLASSES = ("closure", "unanimity", "joint_positivity", "becomes_uniform")
 VECTORISED = ("closure", "anchored_odds_internality", "odds_internality", "unanimity", "box")
@@ -145,7 +146,7 @@ class Trials(NamedTuple):
         teachers, classes = self.question.teachers, self.question.classes
         battery = min(teachers, BATTERY_TEACHERS)
         for count in self.budget.classes:
-            yield battery, count, 1.0
+            yield battery, count, min(1.0, (ORDINARY_CLASSES / count) ** 2)  # pairs of classes cost that much
         for number in self.budget.teachers:
             if number >= check.needs and number != battery:
                 yield number, 4, 0.25
