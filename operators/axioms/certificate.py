@@ -52,14 +52,19 @@ class Verdict(NamedTuple):
     Attributes:
         level: the level reached; for gates and properties 0 where they hold, else -1.
         required: the level asked for, None where nothing is.
-        proved: whether a proof is cited for what is required.
+        proven: the highest level that a proof is cited for, -1 where none is.
         findings: of its checks.
     """
 
     level: int
     required: int | None
-    proved: bool
+    proven: int
     findings: tuple[Finding, ...]
+
+    @property
+    def proved(self) -> bool:
+        """Whether a proof is cited for what is required."""
+        return self.proven >= (0 if self.required is None else self.required)
 
     @property
     def reached(self) -> bool:

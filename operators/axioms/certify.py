@@ -117,10 +117,8 @@ def _verdict(name: str, required: int | None, operator: Operator, findings: list
         if not all(one.holds for one in mine if one.check.level == step):
             break
         level = step
-    proved = any(
-        claim.axiom == name and claim.proof and claim.level >= (required or 0) for claim in operator.claims
-    )
-    return Verdict(level, required, proved, mine)
+    proven = [claim.level for claim in operator.claims if claim.axiom == name and claim.proof]
+    return Verdict(level, required, max(proven, default=-1), mine)
 
 
 def _contradictions(operator: Operator, axioms: Mapping[str, Verdict], teachers: int) -> Iterator[str]:

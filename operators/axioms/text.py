@@ -106,7 +106,7 @@ def published(levels: dict[str, Certificate]) -> str:
     lines = [f"| operator | {' | '.join(short)} | `paper` | `strict` |", "|---" * (len(AXIOMS) + 3) + "|"]
     for name, certificate in levels.items():
         cells = [
-            f"**{verdict.level}**" if verdict.proved else str(verdict.level)
+            f"**{verdict.level}**" if verdict.proven >= verdict.level >= 0 else str(verdict.level)
             for verdict in certificate.axioms.values()
         ]
         cells += [_fails(certificate, profile) for profile in ("paper", "strict")]

@@ -41,8 +41,8 @@ def test_every_built_in_operator_is_published():
 def test_the_published_row_is_what_is_found(name):
     certificate = certify(ROWS[name], teachers=3, classes=10)
     assert row(name) in published({name: certificate})
-    # Claims and disclaimers hold both ways, and together say each level.
+    # What is claimed of any number of teachers is reached by these, and what is disclaimed is not.
     assert not certificate.contradictions
-    claimed = {claim.axiom: claim.level for claim in ROWS[name].claims}
-    reached = {axiom: certificate.axioms[axiom].level for axiom in AXIOMS}
-    assert claimed == {axiom: level for axiom, level in reached.items() if axiom in claimed}
+    for claim in ROWS[name].claims:
+        assert claim.level <= certificate.axioms[claim.axiom].level
+    assert {claim.axiom for claim in ROWS[name].claims} == set(AXIOMS)
