@@ -12,6 +12,7 @@ from array_api_compat import array_namespace
 
 from operators import Claim, Operator, geometric, linear, simplex
 from operators.base import Array
+from operators.combinators import reweighted
 
 
 def sure_weighted(*, sharpness: float = 1.0) -> Operator:
@@ -23,12 +24,9 @@ def sure_weighted(*, sharpness: float = 1.0) -> Operator:
     if not 0 <= sharpness <= 20:  # noqa: PLR2004 - beyond, float32 leaves the other teachers no weight
         raise ValueError(f"sharpness is {sharpness}; give a number from 0 to 20")
 
-    def fuse(log_probs: Array, weights: Array) -> Array:
+    def surest(log_probs: Array, _: Array) -> Array:
         xp = array_namespace(log_probs)
-        # A teacher of weight 0 is absent, whatever it holds.
-        surest = xp.where(weights > 0, xp.exp(xp.max(log_probs, axis=-1)), 0.0)
-        shares = weights * xp.exp(sharpness * (surest - 1.0))
-        return linear().fuse(log_probs, shares / xp.sum(shares, axis=0, keepdims=True))
+        return sharpness * xp.exp(xp.max(log_probs, axis=-1))
 
     proof = "a linear pool, whose weights are w_k g(p_k) with g positive and continuous"
     claims = (
@@ -37,7 +35,13 @@ def sure_weighted(*, sharpness: float = 1.0) -> Operator:
         Claim("weight_monotonicity", 2, proof),
         Claim("continuity", 2, proof),
     )
-    return Operator("sure_weighted", (("sharpness", float(sharpness)),), fuse, "zeros", claims)
+    return Operator(
+        "sure_weighted",
+        (("sharpness", float(sharpness)),),
+        reweighted(linear().fuse, surest),
+        "zeros",
+        claims,
+    )
 
 
 def mean_of_logits(log_probs: Array, weights: Array) -> Array:

@@ -76,7 +76,7 @@ def floored(fuse: Fuse, epsilon: float) -> Fuse:
         >>> np.exp(pooled).round(4).tolist()
         [[0.995, 0.005]]
     """
-    return lambda log_probs, weights: fuse(simplex.floor(log_probs, epsilon), weights)
+    return lambda log_probs, weights: fuse(simplex.floor(present(log_probs, weights), epsilon), weights)
 
 
 def entropy_weighted(*, beta: float = 1.0) -> Operator:

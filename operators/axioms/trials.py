@@ -33,8 +33,15 @@ BATTERY_TEACHERS = 5
 BATCH_ROWS = 64
 WIDE_ROWS = 8
 ORDINARY_CLASSES = 10
+MANY_CLASSES = 1000
 AT_REAL_TEACHERS = ("closure", "unanimity", "odds_internality", "joint_positivity", "divergence_falls")
-AT_REAL_CLASSES = ("closure", "unanimity", "joint_positivity", "becomes_uniform")
+AT_REAL_CLASSES = (
+    "closure",
+    "unanimity",
+    "joint_positivity",
+    "becomes_uniform",
+    "no_jump_in_temperature",
+)
 VECTORISED = ("closure", "anchored_odds_internality", "odds_internality", "unanimity", "box")
 DIRICHLET = "dirichlet"
 
@@ -158,7 +165,8 @@ class Trials(NamedTuple):
 
     def _rows(self, check: Check, source: str, share: float, classes: int) -> int:
         if share == 0:
-            return BATCH_ROWS if classes <= self.question.classes else WIDE_ROWS
+            wide = classes > self.question.classes or (check.cost == "segments" and classes > MANY_CLASSES)
+            return WIDE_ROWS if wide else BATCH_ROWS
         if check.cost == "batch":
             return BATCH_ROWS
         if check.cost != "pointwise":

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from operators import geometric, holder, linear, simplex
+from operators import BUILTIN, holder, linear, make, simplex
 from operators.simplex import floor, log_softmax, logsumexp, soften
 
-EVERY = [linear(), geometric(), *(holder(exponent=r) for r in (-2, -0.05, 0, 0.05, 0.5, 2))]
+EVERY = [
+    *(make(name) for name in sorted(BUILTIN)),
+    *(holder(exponent=r) for r in (-2, -0.05, 0, 0.05, 2)),
+]
 NAMES = [f"{operator.name}{dict(operator.parameters).get('exponent', '')}" for operator in EVERY]
 each_operator = pytest.mark.parametrize("operator", EVERY, ids=NAMES)
 
