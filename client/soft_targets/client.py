@@ -1,23 +1,21 @@
 """Asking a server for soft targets: requests out, answers joined by row id."""
 
-import math
-import operator
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import numpy as np
 
 from soft_targets import wire
+from soft_targets.asking import Ensemble, query, read_ensemble, refusal
 from soft_targets.distill import Prefetcher
 from soft_targets.errors import (
     InputError,
-    RequestRefused,
     RowId,
     ServerUnreachable,
     SoftTargetsError,
@@ -28,8 +26,6 @@ from soft_targets.targets import SoftTargets
 
 __all__ = ["Client", "Stats"]
 
-MAX_ROWS = 256
-MAX_BYTES = 16 * 1024 * 1024
 KEEPALIVE_S = 60.0  # below the server's 75 s: never reuse a connection that it is just closing
 OK = 200
 _KEY = re.compile(r"[!-~]+")  # what can stand in a header, and is one word
@@ -57,16 +53,6 @@ class Stats:
     sent_bytes: int = 0
     received_bytes: int = 0
     waited_s: float = 0.0
-
-
-class _Ensemble(NamedTuple):
-    """What of the server's description is needed to ask it."""
-
-    described: dict[str, Any]
-    specs: dict[str, wire.TensorSpec]
-    classes: tuple[str, ...]
-    max_rows: int
-    max_bytes: int
 
 
 class Client:
@@ -125,9 +111,9 @@ class Client:
         if key is not None and not _KEY.fullmatch(key):
             raise InputError("the key is empty or holds a space, a line break or another sign no key has")
         self._path = f"/v1/ensembles/{quote(ensemble, safe='')}"
-        self._params = _query(recipe, temperature, weights, top_k)
+        self._params = query(recipe, temperature, weights, top_k)
         self._connections = connections
-        self._ensemble: _Ensemble | None = None
+        self._ensemble: Ensemble | None = None
         self._asking = threading.Lock()
         self._counting = threading.Lock()
         self._pinning = threading.Lock()
@@ -271,7 +257,7 @@ class Client:
                 "the ensemble was changed meanwhile; make a new client"
             )
 
-    def _known(self) -> _Ensemble:
+    def _known(self) -> Ensemble:
         if self._http.is_closed:
             raise SoftTargetsError("this client is closed; make a new one")
         with self._asking:
@@ -281,8 +267,8 @@ class Client:
                 except httpx2.RequestError as exc:
                     raise self._unreachable(exc) from exc
                 if response.status_code != OK:
-                    raise _refusal(response)
-                self._ensemble = _ensemble(response)
+                    raise refusal(response)
+                self._ensemble = read_ensemble(response)
             return self._ensemble
 
     def _post(self, body: bytes) -> tuple[bytes, httpx2.RequestError | None]:
@@ -296,7 +282,7 @@ class Client:
             ) as response:
                 if response.status_code != OK:
                     response.read()
-                    raise _refusal(response)
+                    raise refusal(response)
                 kind = response.headers.get("Content-Type", "")
                 if kind.split(";")[0].strip().lower() != wire.ARROW:
                     raise WireError(f"{self.base_url} answered with {kind or 'no type'}, not {wire.ARROW}")
@@ -342,90 +328,6 @@ class Client:
                 received_bytes=before.received_bytes + received_bytes,
                 waited_s=before.waited_s + waited_s,
             )
-
-
-def _query(
-    recipe: str, temperature: float | None, weights: Mapping[str, float] | None, top_k: int | None
-) -> dict[str, str]:
-    query = {"recipe": recipe}
-    if temperature is not None:
-        given = _number(temperature)
-        if not 0 < given < math.inf:
-            raise InputError(f"temperature must be a finite number above 0, not {temperature!r}")
-        query["temperature"] = repr(given)
-    if weights is not None:
-        numbers = {teacher: _number(weight) for teacher, weight in weights.items()}
-        for teacher, number in numbers.items():
-            if not 0 <= number < math.inf:
-                said = weights[teacher]
-                raise InputError(f"the weight of {teacher!r} must be finite and at least 0, not {said!r}")
-        if not any(numbers.values()):
-            raise InputError("at least one weight must be above 0")
-        query["weights"] = ",".join(f"{teacher}:{number!r}" for teacher, number in numbers.items())
-    if top_k is not None:
-        query["top_k"] = str(_top_k(top_k))
-    return query
-
-
-def _number(value: Any) -> float:
-    """A number, NaN where it is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-
-
-def _top_k(value: Any) -> int:
-    try:
-        kept = operator.index(value)
-    except TypeError:
-        kept = None
-    if kept is None or isinstance(value, bool):
-        raise InputError(f"top_k must be a whole number, not {value!r}")
-    if kept < 1:
-        raise InputError(f"top_k must be at least 1, not {kept}")
-    return kept
-
-
-def _ensemble(response: httpx2.Response) -> _Ensemble:
-    try:
-        described = response.json()
-        limits = described.get("limits", {})
-        specs = {
-            name: wire.TensorSpec(entry["dtype"], tuple(int(size) for size in entry["shape"]))
-            for name, entry in described["inputs"].items()
-        }
-        known = _Ensemble(
-            described=described,
-            specs=specs,
-            classes=tuple(described["classes"]),
-            max_rows=min(MAX_ROWS, int(limits.get("max_rows_per_request", MAX_ROWS))),
-            max_bytes=min(MAX_BYTES, int(limits.get("max_body_bytes", MAX_BYTES))),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise WireError(f"{response.url} did not answer with an ensemble's description ({exc!r})") from exc
-    unknown = {spec.dtype for spec in specs.values()} - set(wire.DTYPES)
-    if unknown or not specs:
-        raise WireError(
-            f"the ensemble's inputs cannot be understood ({described['inputs']}); update the client"
-        )
-    return known
-
-
-def _refusal(response: httpx2.Response) -> RequestRefused:
-    status = response.status_code
-    try:
-        body = response.json()
-        return RequestRefused(str(body["error"]), status=status, code=str(body["code"]))
-    except (ValueError, TypeError, KeyError):
-        pass
-    if response.has_redirect_location:
-        said = f"it redirects to {response.headers['Location']}: use that address as base_url"
-    else:
-        start = " ".join(response.text.split())[:200]
-        said = f"not with this server's JSON; a proxy or another program answers there: {start!r}"
-    kind = response.headers.get("Content-Type", "no type")
-    return RequestRefused(f"{response.url} answered with {kind}, {said}", status=status, code="unknown")
 
 
 def _said(exc: Exception) -> str:
