@@ -12,7 +12,8 @@ from service.errors import TeacherError, TeacherFailure
 from service.model import Array
 from service.plans.alignment import Alignment
 from service.plans.split import Member
-from service.teachers.base import GraphInput, Teacher, beliefs
+from service.plans.stages import beliefs
+from service.teachers.base import GraphInput, Teacher
 from service.teachers.onnx import OnnxTeacher
 from service.telemetry import logger
 from soft_targets.wire import TensorSpec

@@ -1,11 +1,13 @@
 """Alignment: a teacher's classes brought to the ensemble's order, by name."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from operators.simplex import log_softmax, logsumexp
-from service.model import Array
 
 
 class Alignment:
@@ -36,15 +38,13 @@ class Alignment:
             (self._gather[0] == np.arange(self.width)).all() if len(ours) == self.width else False
         )
 
-    def __call__(self, log_probs: Array) -> Array:
+    def __call__(self, log_probs: Any) -> Any:
         """``[B, C_t]`` to ``[B, C]``; a row all of whose mass is dropped becomes NaN."""
         if self._identity:
             return log_probs
+        xp = array_namespace(log_probs)
         if self.lacks or len(self._gather) > 1:
-            padding = np.full((len(log_probs), 1), -np.inf, dtype=log_probs.dtype)
-            log_probs = np.concatenate([log_probs, padding], axis=1)
-        if len(self._gather) == 1:
-            aligned: Array = log_probs[:, self._gather[0]]
-        else:
-            aligned = logsumexp(log_probs[:, self._gather], axis=1)
+            log_probs = xp.concat([log_probs, xp.full_like(log_probs[:, :1], -math.inf)], axis=1)
+        parts = [xp.take(log_probs, xp.asarray(columns), axis=1) for columns in self._gather]
+        aligned = parts[0] if len(parts) == 1 else logsumexp(xp.stack(parts), axis=0)
         return log_softmax(aligned) if self.drops else aligned

@@ -3,17 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-
 from service.errors import TeacherFailure
 from service.model import Array
 
 Kind = Literal["logits", "log_probs", "probs"]
-
-# A distribution's sum may be off by this much (rounding in half precision); it is then renormalised.
-SUM_TOLERANCE = 1e-3
-# Forests that add up float32 votes answer -1.2e-7.
-NEGATIVE_TOLERANCE = 1e-5
 
 
 class GraphInput(NamedTuple):
@@ -61,39 +54,6 @@ class Teacher(Protocol):
             TeacherFailure: the model raised.
         """
         ...
-
-
-def beliefs(answer: Array, kind: Kind) -> tuple[Array, Array]:
-    """What an answer says, as log-probabilities, and for which rows it says anything.
-
-    A zero probability (a logit of -inf) is a belief; NaN, +inf, a negative probability, and a sum that is off
-    by more than ``SUM_TOLERANCE`` are not. Sums within it are renormalised.
-
-    Args:
-        answer: ``[B, C_t]``, of any float dtype.
-        kind: what it holds.
-
-    Returns:
-        float32 log-probabilities ``[B, C_t]``, and valid ``[B]``; invalid rows hold the uniform distribution.
-    """
-    values = answer.astype(np.float32, copy=False)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-        if kind == "probs":
-            total = values.sum(axis=1, dtype=np.float64)
-            valid = (values >= -NEGATIVE_TOLERANCE).all(axis=1) & (np.abs(total - 1) <= SUM_TOLERANCE)
-            log_probs = np.log(np.maximum(values, 0)) - np.log(total)[:, None].astype(np.float32)
-        else:
-            peak = values.max(axis=1, keepdims=True)
-            shifted = values - peak
-            total = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
-            log_probs = shifted - np.log(total).astype(np.float32)
-            valid = np.isfinite(peak[:, 0]) & np.isfinite(total[:, 0])
-            if kind == "log_probs":
-                mass = peak[:, 0] + np.log(total[:, 0])
-                valid &= np.abs(np.expm1(mass)) <= SUM_TOLERANCE
-    if not valid.all():
-        log_probs[~valid] = -np.log(np.float32(values.shape[1]))
-    return log_probs, valid
 
 
 def check_shape(teacher: str, answer: Array, rows: int) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from service.errors import TeacherFailure
-from service.teachers.base import beliefs, check_shape
+from service.plans.stages import beliefs
+from service.teachers.base import check_shape
 
 
 def test_logits_become_log_probabilities():

@@ -1,0 +1,113 @@
+"""The stages between a teacher's answer and a target, written once for every array library.
+
+The order is fixed: log-softmax, calibrate, align, soften, floor, fuse, output temperature, sparsify. numpy
+runs these functions in the split plan; recording them under ndonnx gives the same stages as a graph.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from operators.simplex import floor, log_softmax, logsumexp, soften, top_k
+from service.plans.alignment import Alignment
+from service.plans.base import Pair
+from service.teachers.base import Kind
+
+# Any array of the Python array API standard; a symbolic one while a graph is recorded.
+Symbol = Any
+
+# A distribution's sum may be off by this much (rounding in half precision); it is then renormalised.
+SUM_TOLERANCE = 1e-3
+# Forests that add up float32 votes answer -1.2e-7.
+NEGATIVE_TOLERANCE = 1e-5
+# Probabilities below the smallest normal float32 would become zero on their way to a student.
+LOG_SMALLEST = math.log(2.0**-126)
+
+
+def beliefs(answer: Symbol, kind: Kind) -> tuple[Symbol, Symbol]:
+    """What an answer says, as log-probabilities, and for which rows it says anything.
+
+    A zero probability (a logit of -inf) is a belief; NaN, +inf, a negative probability, and a sum that is off
+    by more than ``SUM_TOLERANCE`` are not. Sums within it are renormalised.
+
+    Args:
+        answer: ``[B, C_t]``, of any float dtype.
+        kind: what it holds.
+
+    Returns:
+        float32 log-probabilities ``[B, C_t]``, and valid ``[B]``; invalid rows hold the uniform distribution.
+    """
+    xp = array_namespace(answer)
+    values = xp.astype(answer, xp.float32, copy=False)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+        if kind == "probs":
+            total = xp.sum(values, axis=1)
+            valid = (xp.min(values, axis=1) >= -NEGATIVE_TOLERANCE) & (xp.abs(total - 1.0) <= SUM_TOLERANCE)
+            log_probs = xp.log(xp.where(values > 0, values, 0.0)) - xp.log(total)[:, None]
+        else:
+            log_probs = log_softmax(values)
+            valid = ~xp.isnan(log_probs[:, 0])  # a row without a distribution is NaN everywhere
+            if kind == "log_probs":
+                valid = valid & (xp.abs(xp.exp(logsumexp(values)) - 1.0) <= SUM_TOLERANCE)
+        uniform = -math.log(values.shape[1])
+        return xp.where(valid[:, None], log_probs, uniform), valid
+
+
+def opinion(
+    answer: Symbol, kept: Symbol, *, kind: Kind, temperature: float, alignment: Alignment
+) -> tuple[Symbol, Symbol]:
+    """A teacher's aligned, calibrated log-probabilities ``[B, C]`` at temperature 1, and valid ``[B]``.
+
+    Args:
+        answer: ``[B, C_t]``.
+        kept: ``[B]``, whether the teacher was asked what was given.
+        kind: what the answer holds.
+        temperature: calibrates the teacher's belief.
+        alignment: its classes by ours.
+    """
+    xp = array_namespace(answer)
+    log_probs, valid = beliefs(answer, kind)
+    if temperature != 1:
+        log_probs = log_softmax(log_probs / temperature)
+    aligned = alignment(log_probs)
+    valid = valid & kept
+    if alignment.drops:
+        valid = valid & ~xp.isnan(aligned[:, 0])  # all its mass was on classes that are dropped
+    return xp.where(valid[:, None], aligned, 0.0), valid
+
+
+def says_the_same(given: Symbol, fed: Symbol) -> Symbol:
+    """Where a value cast for a model still says what was given.
+
+    A value too large for the model's dtype, or an integer that it cannot hold, would be another question.
+    """
+    xp = array_namespace(given)
+    if xp.isdtype(given.dtype, "real floating"):
+        return xp.isfinite(fed) | ~xp.isfinite(given)
+    return xp.astype(fed, given.dtype) == given
+
+
+def enter(opinions: Symbol, temperature: Symbol, pair: Pair) -> Symbol:
+    """Soften opinions ``[K, B, C]`` by temperatures ``[B]``, and floor them where the pair says so."""
+    softened = soften(opinions, temperature[None, :, None])
+    return softened if pair.floor is None else floor(softened, pair.floor)
+
+
+def finish(pooled: Symbol, pair: Pair) -> tuple[Symbol, Symbol, tuple[Symbol, Symbol] | None]:
+    """Recalibrate and sparsify a pool ``[B, C]``; every class stays a normal float32.
+
+    Returns:
+        Log-probabilities ``[B, C]`` or ``[B, k]``; finite ``[B]``, whether there is a pool; and where sparse
+        indices ``[B, k]`` and the tail's log mass ``[B]``.
+    """
+    xp = array_namespace(pooled)
+    if pair.output_temperature != 1:
+        pooled = log_softmax(pooled / pair.output_temperature)
+    finite = ~xp.any(xp.isnan(pooled), axis=1)
+    pooled = xp.where(pooled < LOG_SMALLEST, LOG_SMALLEST, pooled)
+    if pair.top_k is None:
+        return pooled, finite, None
+    indices, kept, tail = top_k(pooled, pair.top_k)
+    return kept, finite, (indices, tail)
