@@ -61,7 +61,7 @@ def in_process(ensemble: Ensemble, rows: np.ndarray) -> float:
     batches = [rows[start : start + SIZE] for start in range(0, len(rows), SIZE)]
 
     def run(batch: np.ndarray) -> None:
-        ensemble.plan.run({"pixels": batch}, temperature, weights, pair)
+        ensemble.plans.run({"pixels": batch}, temperature, weights, pair)
 
     best = 0.0
     for threads in (1, 2):

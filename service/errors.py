@@ -2,7 +2,8 @@
 
 ServiceError
 ├── ConfigError              the configuration cannot be used
-│   └── TeacherError         a teacher's model is not what the configuration says of it
+│   ├── TeacherError         a teacher's model is not what the configuration says of it
+│   └── DeviceError          a device that was named cannot be had
 ├── RequestError             the request cannot be answered as it stands
 │   ├── BadInput             rows, body or row ids do not fit
 │   ├── EmptyBatch           a request without rows
@@ -19,7 +20,12 @@ ServiceError
 │   ├── NotAcceptable        none of the media types the client accepts can be served
 │   ├── TooLarge             more bytes or rows than the limits allow
 │   └── UnsupportedMediaType the body is of a type nobody here reads
-└── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
+├── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
+│   └── TeacherOverrun       a teacher did not answer in its time
+├── GraphFailure             a graph of several teachers raised or overran, and nobody knows which of them
+├── CannotRecord             no graph can be made of teachers or an operator; they are run apart
+├── Overrun                  a call did not end in its time and was stopped
+└── NotReady                 too many teachers fail, or a batch does not come back
 """
 
 from typing import Any, ClassVar
@@ -37,6 +43,10 @@ class ConfigError(ServiceError):
 
 class TeacherError(ConfigError):
     """Raised at start when a teacher's model is not what the configuration says of it."""
+
+
+class DeviceError(ConfigError):
+    """Raised at start when a device that was named cannot be had; nothing silently runs elsewhere."""
 
 
 class RequestError(ServiceError):
@@ -153,3 +163,25 @@ class TeacherFailure(ServiceError):
     def __init__(self, message: str, *, teacher: str) -> None:
         super().__init__(message)
         self.teacher = teacher
+
+
+class TeacherOverrun(TeacherFailure):
+    """Raised while a batch runs when a teacher did not answer in its time."""
+
+
+class GraphFailure(ServiceError):
+    """Raised while a batch runs when a graph of several teachers raised or overran."""
+
+
+class CannotRecord(ServiceError):
+    """Raised when no graph can be made; the message is the reason."""
+
+
+class Overrun(ServiceError):
+    """Raised when a call did not end in its time and was stopped."""
+
+
+class NotReady(ServiceError):
+    """Raised when a server that should be asked for readiness has to say no."""
+
+    code = "not_ready"

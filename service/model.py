@@ -69,12 +69,14 @@ class Group(NamedTuple):
         sources: where each answer came from, one of ``wire.SOURCES``.
         values: each answer's bytes, None where it failed.
         failures: why, None where it did not fail.
+        missing: the teachers that each answer had to do without.
     """
 
     rows: list[int]
     sources: list[str]
     values: list[bytes | None]
     failures: list[RowFailure | None]
+    missing: list[tuple[str, ...]]
 
 
 def normalise(weights: Mapping[str, float], teachers: Collection[str]) -> tuple[float, ...]:

@@ -101,6 +101,7 @@ class Join:
         self._agree = agree
         self._classes_digest = wire.classes_digest(classes)
         self._sources = [""] * len(row_ids)
+        self._missing_teachers: list[tuple[str, ...]] = [()] * len(row_ids)
         self._errors: dict[RowId, tuple[str, str]] = {}
         self._columns: tuple[Array, Array | None, Array | None] | None = None
         self._fingerprint: str | None = None
@@ -157,6 +158,7 @@ class Join:
             temperature=self._temperature,
             fingerprint=self._fingerprint,
             source=self._sources,
+            missing_teachers=tuple(self._missing_teachers) if any(self._missing_teachers) else (),
             classes=self._classes,
         )
 
@@ -201,6 +203,7 @@ class Join:
                 self._errors[row] = error or ("internal", "the server does not say why")
                 good[offset] = False
             self._sources[where[row]] = source
+            self._missing_teachers[where[row]] = batch.missing_teachers[offset]
         into = np.array([where[row] for row in row_ids], dtype=np.intp)[good]
         came = (batch.log_probs, batch.indices, batch.tail_log_mass)
         for kept, values in zip(self._room(batch), came, strict=True):

@@ -24,6 +24,8 @@ class SoftTargets:
         fingerprint: names everything that determines the targets besides the inputs.
         source: per row, where the server had it from: ``hit``, ``miss``, ...
         classes: C names, in the order of the class axis.
+        missing_teachers: per row, the teachers that its target had to do without; empty where every row has
+            all of them.
     """
 
     row_ids: list[RowId]
@@ -34,6 +36,7 @@ class SoftTargets:
     fingerprint: str
     source: list[str]
     classes: tuple[str, ...]
+    missing_teachers: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.log_probs)

@@ -9,7 +9,7 @@ from starlette.routing import Route
 import service
 from service.api import errors, guarantees, openapi, recipes
 from service.api.access import Guard
-from service.api.models import EnsembleInfo, EnsembleList, describe
+from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
 from service.api.soft_targets import SoftTargets
 from service.auth import Access
 from service.config import Limits
@@ -52,9 +52,9 @@ def create_app(engine: Engine, limits: Limits, access: Access) -> FastAPI:
         return {"live": True}
 
     @app.get("/readyz")
-    async def readyz() -> dict[str, bool]:
-        """Whether requests are answered; nothing listens before the teachers are loaded, bound and probed."""
-        return {"ready": True}
+    async def readyz() -> Readiness:
+        """Whether requests are answered; nothing listens before the teachers are loaded, bound and warmed."""
+        return Readiness(ready=True, degraded=engine.check_ready())
 
     recipes.install(app, engine, limits)
     guarantees.install(app, engine, limits)

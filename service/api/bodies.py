@@ -208,9 +208,14 @@ def reply(
         "fingerprint": effective.fingerprint,
         "temperature": effective.recipe.temperature,
         "targets": [
-            {"row_id": row_ids[row], "source": source, **_target(ensemble.classes, effective, value, failure)}
+            {
+                "row_id": row_ids[row],
+                "source": source,
+                **_target(ensemble.classes, effective, value, failure),
+                **({"missing_teachers": list(missing)} if missing else {}),
+            }
             for group in groups
-            for row, source, value, failure in zip(*group, strict=True)
+            for row, source, value, failure, missing in zip(*group, strict=True)
         ],
     }
 

@@ -48,6 +48,14 @@ class PlanInfo(BaseModel):
     sparse: bool
     plan: str
     reason: str
+    spread: float | None
+
+
+class Readiness(BaseModel):
+    """Whether requests are answered, and what is amiss all the same."""
+
+    ready: bool
+    degraded: list[str]
 
 
 class EnsembleInfo(BaseModel):
@@ -72,7 +80,6 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
     """An ensemble as the API shows it."""
     recipes = {name: ensemble.effective(name, Overrides()) for name in ensemble.recipes}
     names = [member.teacher.name for member in ensemble.members]
-    pairs = {(known.recipe.operator, known.recipe.top_k is not None): known for known in recipes.values()}
     return EnsembleInfo(
         name=ensemble.name,
         inputs={
@@ -88,7 +95,7 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
             TeacherInfo(
                 name=member.teacher.name,
                 digest=member.teacher.digest,
-                device=member.teacher.device,
+                device=str(member.teacher.device),
                 temperature=member.temperature,
                 weight=section.weight,
             )
@@ -109,13 +116,5 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
             )
             for name, known in recipes.items()
         },
-        plans=[
-            PlanInfo(
-                operator=operator.as_dict(),
-                sparse=sparse,
-                plan=ensemble.plan.name,
-                reason=ensemble.plan.reason,
-            )
-            for operator, sparse in pairs
-        ],
+        plans=[PlanInfo(**plan) for plan in ensemble.plans.report()],
     )

@@ -102,7 +102,7 @@ class SoftTargets:
         async for group in groups:
             errors = [failure and (failure.code, failure.message) for failure in group.failures]
             ids = row_ids.take(pa.array(group.rows, pa.int64()))
-            pieces = writer.group(ids, group.sources, group.values, errors)
+            pieces = writer.group(ids, group.sources, group.values, errors, group.missing)
             long = len(group.rows) * effective.layout.row_bytes > LONG_REPLY_BYTES
             while piece := (await asyncio.to_thread(next, pieces, b"") if long else next(pieces, b"")):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -1,10 +1,11 @@
 """The ensemble's part of a configuration: inputs, teachers, recipes."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
 from service.config.values import (
     Calibration,
@@ -20,6 +21,7 @@ from service.config.values import (
     refuse,
     refuse_unknown,
     text,
+    whole_or,
 )
 from service.model import OperatorSpec, Recipe, nearest, normalise
 from soft_targets.wire import DTYPES
@@ -50,6 +52,15 @@ class Input(Section):
         return self
 
 
+def _device(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        raise refuse(f"{value!r} is no device: write auto, cpu, cuda or cuda:1")
+    return value
+
+
+DeviceName = Annotated[str, BeforeValidator(_device)]
+
+
 class Output(Section):
     """Which of the graph's outputs is the teacher's answer, and what it holds."""
 
@@ -72,9 +83,7 @@ def _class_pair(value: Any) -> tuple[str, str | None]:
 class Teacher(Section):
     """One teacher: an ONNX file, how its inputs and output are named, and what its classes mean."""
 
-    later: ClassVar = frozenset(
-        {"device", "allow_cpu", "revision", "parameters", "timeout_s", "retries", "max_reply_bytes"}
-    )
+    later: ClassVar = frozenset({"revision", "parameters", "timeout_s", "retries", "max_reply_bytes"})
     name: Name
     model: FilePath
     inputs: dict[Text, InputName] | None = None
@@ -83,6 +92,8 @@ class Teacher(Section):
     weight: Annotated[Number, Field(ge=0)] = 1.0
     classes: tuple[Annotated[tuple[str, str | None], BeforeValidator(_class_pair)], ...] | None = None
     missing: Literal["floor"] | None = None
+    device: DeviceName | None = None
+    allow_cpu: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -143,8 +154,9 @@ class RecipeSection(Section):
 class Batching(Section):
     """How rows are put together for the teachers."""
 
-    later: ClassVar = frozenset({"in_flight", "threads"})
     max_rows: Annotated[Whole, Field(gt=0)] = 128
+    in_flight: Annotated[int | Literal["auto"], whole_or("auto")] = "auto"
+    threads: Annotated[int | Literal["auto"], whole_or("auto")] = "auto"
 
 
 def _classes(value: Any) -> Any:
@@ -161,27 +173,24 @@ def _classes(value: Any) -> Any:
 class Ensemble(Section):
     """Ordered teachers over one list of classes, and the recipes that fuse them."""
 
-    later: ClassVar = frozenset(
-        {"unsafe_classes", "quorum", "samples", "teacher_timeout_s", "teacher_error_rate", "device_memory"}
-    )
+    later: ClassVar = frozenset({"unsafe_classes", "samples"})
     inputs: dict[InputName, Input] | None = None
     classes: Annotated[tuple[Text, ...], BeforeValidator(_classes), Field(min_length=2)]
     teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
-    device: Literal["auto", "cpu"] = "auto"
+    device: DeviceName = "auto"
+    device_memory: Annotated[ByteSize, Field(gt=0)] | None = None
+    quorum: Annotated[int | Literal["all"], whole_or("all")] = "all"
+    teacher_timeout_s: Annotated[Number, Field(gt=0)] = 10.0
+    teacher_error_rate: Annotated[Number, Field(gt=0, le=1)] = 0.5
     batching: Batching = Batching()
     recipes: Annotated[dict[Name, RecipeSection], Field(min_length=1)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_device(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and str(data.get("device", "")).startswith("cuda"):
-            raise refuse(f"device {data['device']!r} is not yet supported; use cpu")
-        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _unique("class", self.classes)
         _unique("teacher", [teacher.name for teacher in self.teachers])
+        if self.quorum != "all" and self.quorum > len(self.teachers):
+            raise refuse(f"quorum {self.quorum} exceeds the {len(self.teachers)} teachers")
         for teacher in self.teachers:
             self._classes_of(teacher)
         for name in self.recipes:

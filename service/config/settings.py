@@ -34,10 +34,11 @@ PREFIX = "SOFT_TARGETS__"
 class Server(Section):
     """Where the server listens, port 0 takes a free one; and where it keeps what it found out."""
 
-    later: ClassVar = frozenset({"workers", "metrics_port", "replicated", "spread_limit"})
+    later: ClassVar = frozenset({"workers", "metrics_port", "replicated"})
     host: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
     state_dir: FilePath | None = None
+    spread_limit: Annotated[Number, Field(gt=0)] = 1e-4
 
 
 class Limits(Section):

@@ -67,6 +67,21 @@ def text(value: Any) -> Any:
 
 Name = Annotated[str, BeforeValidator(_name)]
 InputName = Annotated[str, BeforeValidator(input_name)]
+
+
+def whole_or(word: str) -> BeforeValidator:
+    """A whole number above 0, or one word that leaves it to the service."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)  # from the environment
+        if value != word and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise refuse(f"{value!r} is neither {word} nor a whole number from 1")
+        return value
+
+    return BeforeValidator(check)
+
+
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(text)]

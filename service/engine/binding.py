@@ -8,32 +8,39 @@ import numpy as np
 from service.config import Ensemble as EnsembleConfig
 from service.config import Teacher as TeacherConfig
 from service.config import input_name
-from service.errors import TeacherError, TeacherFailure
+from service.errors import DeviceError, TeacherError, TeacherFailure
 from service.model import Array
 from service.plans.alignment import Alignment
-from service.plans.split import Member
+from service.plans.member import Member
 from service.plans.stages import beliefs
 from service.teachers.base import GraphInput, Teacher
 from service.teachers.onnx import OnnxTeacher
+from service.teachers.session import Deadlines
 from service.telemetry import logger
 from soft_targets.wire import TensorSpec
 
-PROBE_ROWS = 4
+PROBE_ROWS = 4  # that a teacher alone is tried on
+ROWS = 32  # that plans are tried on
 ALONE_TOLERANCE = 1e-3
 
 log = logger("engine")
 
 
-def open_teacher(ensemble: str, config: TeacherConfig) -> OnnxTeacher:
+def open_teacher(
+    ensemble: str, config: TeacherConfig, section: EnsembleConfig, deadlines: Deadlines
+) -> OnnxTeacher:
     """Load one teacher.
 
     Raises:
         TeacherError: it cannot be loaded; names the ensemble.
+        DeviceError: it does not run on the device that was named.
     """
     try:
-        teacher = OnnxTeacher(config, threads=1)
-    except TeacherError as exc:
-        raise TeacherError(f"ensemble {ensemble!r}: {exc}") from None
+        teacher = OnnxTeacher(
+            config, wanted=section.device, deadlines=deadlines, memory=section.device_memory
+        )
+    except (TeacherError, DeviceError) as exc:
+        raise type(exc)(f"ensemble {ensemble!r}: {exc}") from None
     if not teacher.inputs:
         raise TeacherError(
             f"ensemble {ensemble!r}: teacher {config.name!r}: {config.model} has no input, so it would "
@@ -199,7 +206,7 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
 
 
 def _probe(where: str, inputs: Mapping[str, TensorSpec], member: Member) -> None:
-    rows = _probe_rows(inputs)
+    rows = {name: values[:PROBE_ROWS] for name, values in probe_rows(inputs).items()}
     answer = member.teacher.answer(member.feed(rows)[0])
     if answer.shape[1] != member.alignment.width:
         raise TeacherError(
@@ -222,6 +229,12 @@ def _probe(where: str, inputs: Mapping[str, TensorSpec], member: Member) -> None
 
 def _check_order(where: str, member: Member, rows: Mapping[str, Array], answer: Array) -> None:
     """Refuse classes in another order than the model's own labels say."""
+    own = member.teacher.model.class_labels if isinstance(member.teacher, OnnxTeacher) else None
+    if own is not None and own != member.classes and set(own) == set(member.classes):
+        raise TeacherError(
+            f"{where}: the model's own order of classes is {', '.join(map(repr, own))}: list them under "
+            "'classes' in that order"
+        )
     labels = member.teacher.labels(member.feed(rows)[0])
     if labels is None or not set(labels) <= set(member.classes):
         return  # it names none, or by names of its own
@@ -256,11 +269,12 @@ def _warn_of_kind(where: str, member: Member, answer: Array) -> None:
         )
 
 
-def _probe_rows(inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+def probe_rows(inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+    """Seeded rows of every input, to try teachers and plans on."""
     random = np.random.default_rng(0)
     rows: dict[str, Array] = {}
     for name, spec in inputs.items():
-        shape = (PROBE_ROWS, *spec.shape)
+        shape = (ROWS, *spec.shape)
         if spec.dtype == "utf8":
             rows[name] = np.full(shape, "soft targets", dtype=object)
         elif spec.dtype[1] == "f":

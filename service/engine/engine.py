@@ -12,17 +12,15 @@ from service.admission import Certifier
 from service.cache.base import Cache
 from service.cache.memory import MemoryCache
 from service.config import RecipeSection, Settings
+from service.engine.batches import Answer, batch, examine
 from service.engine.ensemble import Effective, Ensemble
-from service.errors import BadInput, ConfigError, RecipeExists, TeacherFailure, UnknownEnsemble
-from service.guarantees import report
+from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
 from service.keys import cache_key
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
 from service.telemetry import logger
 from soft_targets.wire import row_digests
 
-# Batches that run at a time, of one request and of all together: what a big request may hold in memory.
-IN_FLIGHT = 2
 # Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
 LONG_HASH_BYTES = 1 << 20
 
@@ -48,8 +46,11 @@ class Engine:
         self._timeout_s = timeout_s
         self._entry_points = entry_points
         self._putting = asyncio.Lock()
-        self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="batches")
-        self._running: set[asyncio.Task[list[bytes | RowFailure]]] = set()
+        self._pools = {
+            name: ThreadPoolExecutor(one.plans.in_flight, thread_name_prefix=f"batches-{name}")
+            for name, one in ensembles.items()
+        }
+        self._running: set[asyncio.Task[list[Answer]]] = set()
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -62,16 +63,15 @@ class Engine:
         with ExitStack() as opened:
             ensembles = {}
             for name, config in settings.ensembles.items():
-                ensemble = Ensemble.open(name, config, certifier)
+                ensemble = Ensemble.open(name, config, certifier, spread_limit=settings.server.spread_limit)
                 opened.callback(ensemble.close)
                 ensembles[name] = ensemble
                 log.info(
                     "ensemble loaded",
                     ensemble=name,
                     teachers=[member.teacher.name for member in ensemble.members],
-                    devices=[member.teacher.device for member in ensemble.members],
-                    plan=ensemble.plan.name,
-                    reason=ensemble.plan.reason,
+                    devices=[str(member.teacher.device) for member in ensemble.members],
+                    plans=ensemble.plans.report(),
                 )
             cache = MemoryCache(max_bytes=settings.cache.max_bytes, ttl_s=settings.cache.ttl_s)
             engine = cls(
@@ -86,10 +86,34 @@ class Engine:
     async def close(self) -> None:
         """Finish the batches that run, and release everything."""
         await asyncio.gather(*self._running, return_exceptions=True)
-        await asyncio.to_thread(self._pool.shutdown, wait=True)
+        for pool in self._pools.values():
+            await asyncio.to_thread(pool.shutdown, wait=True)
         for ensemble in self.ensembles.values():
             ensemble.close()
         await self.cache.close()
+
+    def check_ready(self) -> list[str]:
+        """What is amiss, though every request can be answered.
+
+        Raises:
+            NotReady: an ensemble has not enough teachers left, or a batch of its does not come back.
+        """
+        degraded = []
+        for name, ensemble in self.ensembles.items():
+            failing = ensemble.health.failing()
+            told = [
+                f"ensemble {name!r}: teacher {one.teacher!r} says nothing of {one.rate:.0%} of the rows of "
+                "its last batches"
+                for one in failing
+            ]
+            if not ensemble.health.enough(failing):
+                raise NotReady("; ".join(told) + "; the quorum cannot be met")
+            if ensemble.deadlines.stuck:
+                raise NotReady(
+                    f"ensemble {name!r}: a batch was told to stop and does not come back; restart the server"
+                )
+            degraded += told
+        return degraded
 
     def ensemble(self, name: str) -> Ensemble:
         """The ensemble of that name.
@@ -127,6 +151,7 @@ class Engine:
                 )
             try:
                 admitted = await asyncio.to_thread(ensemble.admit, name, section)
+                await asyncio.to_thread(ensemble.plans.plan, ensemble.asked(admitted).pair)
             except (ConfigError, ValueError) as exc:
                 raise BadInput(str(exc)) from None
             ensemble.recipes[name] = admitted
@@ -159,7 +184,9 @@ class Engine:
         for row, failure in _non_finite(ensemble, inputs).items():
             raise BadInput(f"row {row}: {failure.message}")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, examine, ensemble, effective, inputs, labels)
+        return await loop.run_in_executor(
+            self._pools[ensemble.name], examine, ensemble, effective, inputs, labels
+        )
 
     async def answer(
         self, ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array]
@@ -188,9 +215,9 @@ class Engine:
         values = await self.cache.get_many(keys)
         hits = [(row, value) for row, value in zip(rows, values, strict=True) if value is not None]
         if hits:
-            yield Group(
-                [row for row, _ in hits], ["hit"] * len(hits), [v for _, v in hits], [None] * len(hits)
-            )
+            count = len(hits)
+            rows_hit, found = zip(*hits, strict=True)
+            yield Group(list(rows_hit), ["hit"] * count, list(found), [None] * count, [()] * count)
         # The same row twice in one request is computed once.
         waiting: dict[bytes, list[int]] = {}
         for row, key, value in zip(rows, keys, values, strict=True):
@@ -211,9 +238,9 @@ class Engine:
         keys = list(waiting)
         step = ensemble.config.batching.max_rows
         chunks = [keys[start : start + step] for start in range(0, len(keys), step)]
-        running: dict[asyncio.Task[list[bytes | RowFailure]], list[bytes]] = {}
+        running: dict[asyncio.Task[list[Answer]], list[bytes]] = {}
         while chunks or running:
-            while chunks and len(running) < IN_FLIGHT:
+            while chunks and len(running) < ensemble.plans.in_flight:
                 chunk = chunks.pop(0)
                 task = asyncio.create_task(self._batch(ensemble, effective, inputs, waiting, chunk))
                 running[task] = chunk
@@ -228,7 +255,7 @@ class Engine:
                     f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
                 )
                 left = [key for chunk in (*running.values(), *chunks) for key in chunk]
-                yield _group(left, waiting, [late] * len(left))
+                yield _group(left, waiting, [Answer(None, late)] * len(left))
                 return
             for task in done:
                 yield _group(running.pop(task), waiting, task.result())
@@ -240,76 +267,21 @@ class Engine:
         inputs: Mapping[str, Array],
         waiting: Mapping[bytes, list[int]],
         keys: Sequence[bytes],
-    ) -> list[bytes | RowFailure]:
+    ) -> list[Answer]:
         """Run one batch and keep its values, also when whoever asked is late or gone by then."""
         rows = [waiting[key][0] for key in keys]
         loop = asyncio.get_running_loop()
-        results = await loop.run_in_executor(self._pool, batch, ensemble, effective, inputs, rows)
+        results = await loop.run_in_executor(
+            self._pools[ensemble.name], batch, ensemble, effective, inputs, rows
+        )
         await self.cache.set_many(
-            {key: value for key, value in zip(keys, results, strict=True) if isinstance(value, bytes)}
+            {
+                key: answer.value
+                for key, answer in zip(keys, results, strict=True)
+                if answer.keep and answer.value is not None
+            }
         )
         return results
-
-
-def examine(
-    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], labels: list[int] | None
-) -> list[dict[str, Any]]:
-    """The guarantees of a batch: what pooling bought on these rows.
-
-    Raises:
-        TeacherFailure: a teacher failed.
-    """
-    rows = len(next(iter(inputs.values())))
-    temperature, weights = _asked(effective, rows)
-    found = ensemble.plan.examine(inputs, temperature, weights, effective.pair)
-    judged = np.asarray(found.valid.all(axis=0))
-    kept = None if labels is None else [label for label, one in zip(labels, judged, strict=True) if one]
-    pooled = found.pooled[judged]
-    return report(effective.pair.operator, found.entered[:, judged], weights[:, judged], pooled, kept)
-
-
-def _asked(effective: Effective, rows: int) -> tuple[Array, Array]:
-    """Temperature ``[B]`` and weights ``[K, B]`` of rows that are all asked alike."""
-    weights = np.array(effective.recipe.weights, dtype=np.float32)
-    return (
-        np.full(rows, effective.recipe.temperature, dtype=np.float32),
-        np.repeat(weights[:, None], rows, axis=1),
-    )
-
-
-def batch(
-    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], rows: Sequence[int]
-) -> list[bytes | RowFailure]:
-    """Run one batch through the plan; every row gets its value or its failure."""
-    part = {name: values[rows] for name, values in inputs.items()}
-    temperature, weights = _asked(effective, len(rows))
-    try:
-        outcome = ensemble.plan.run(part, temperature, weights, effective.pair)
-    except TeacherFailure as exc:
-        log.warning("teacher failed", ensemble=ensemble.name, teacher=exc.teacher, error=str(exc))
-        return [RowFailure(exc.code, str(exc))] * len(rows)
-    except Exception:
-        log.exception("batch failed", ensemble=ensemble.name)
-        return [RowFailure("internal", "the batch failed; the server's log says why")] * len(rows)
-    results: list[bytes | RowFailure] = list(
-        effective.layout.pack(outcome.log_probs, outcome.indices, outcome.tail_log_mass)
-    )
-    for row in np.flatnonzero(~outcome.finite):
-        results[row] = RowFailure(
-            "disjoint_support",
-            "the teachers share no class of positive probability, so this operator has no answer",
-        )
-    for row in np.flatnonzero(~outcome.valid.all(axis=0)):
-        silent = [
-            member.teacher.name
-            for member, valid in zip(ensemble.members, outcome.valid[:, row], strict=True)
-            if not valid
-        ]
-        results[row] = RowFailure(
-            "teacher_invalid",
-            f"no distribution from teacher {', '.join(map(repr, silent))}: not finite, or not summing to one",
-        )
-    return results
 
 
 def _bytes(values: Array) -> int:
@@ -336,24 +308,19 @@ def _non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, Ro
 
 def _failed(failures: Mapping[int, RowFailure]) -> Group:
     count = len(failures)
-    return Group(list(failures), ["error"] * count, [None] * count, list(failures.values()))
+    return Group(list(failures), ["error"] * count, [None] * count, list(failures.values()), [()] * count)
 
 
-def _group(
-    keys: Sequence[bytes], waiting: Mapping[bytes, list[int]], results: Sequence[bytes | RowFailure]
-) -> Group:
-    group = Group([], [], [], [])
+def _group(keys: Sequence[bytes], waiting: Mapping[bytes, list[int]], results: Sequence[Answer]) -> Group:
+    group = Group([], [], [], [], [])
     for key, result in zip(keys, results, strict=True):
         for position, row in enumerate(waiting[key]):
+            found = "coalesced" if position else "miss"
             group.rows.append(row)
-            if isinstance(result, RowFailure):
-                group.sources.append("error")
-                group.values.append(None)
-                group.failures.append(result)
-            else:
-                group.sources.append("coalesced" if position else "miss")
-                group.values.append(result)
-                group.failures.append(None)
+            group.sources.append("error" if result.failure is not None else found)
+            group.values.append(result.value)
+            group.failures.append(result.failure)
+            group.missing.append(result.missing)
     return group
 
 
@@ -362,14 +329,15 @@ async def in_order(groups: AsyncIterator[Group], rows: int) -> AsyncIterator[Gro
     sources: list[str] = [""] * rows
     values: list[bytes | None] = [None] * rows
     failures: list[RowFailure | None] = [None] * rows
+    missing: list[tuple[str, ...]] = [()] * rows
     done = 0
     async for group in groups:
-        for row, source, value, failure in zip(*group, strict=True):
-            sources[row], values[row], failures[row] = source, value, failure
+        for row, source, value, failure, names in zip(*group, strict=True):
+            sources[row], values[row], failures[row], missing[row] = source, value, failure, names
         start = done
         while done < rows and sources[done]:
             done += 1
         if done > start:
             part = slice(start, done)
-            yield Group(list(range(start, done)), sources[part], values[part], failures[part])
+            yield Group(list(range(start, done)), sources[part], values[part], failures[part], missing[part])
             values[part] = [None] * (done - start)

@@ -1,9 +1,7 @@
 """An ensemble as it is served: teachers bound to inputs, a plan, and recipes with their fingerprints."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -14,14 +12,16 @@ import service.teachers
 from service.admission import Certificate, Certifier
 from service.config import Ensemble as EnsembleConfig
 from service.config import RecipeSection
-from service.engine.binding import agree_inputs, member_of, open_teacher, probe
+from service.engine.binding import agree_inputs, member_of, open_teacher, probe, probe_rows
+from service.engine.health import Health
 from service.engine.recipes import Admitted, admit
 from service.errors import BadQuery, BadWeights, ConfigError, OperatorRefused, UnknownRecipe
 from service.keys import fingerprint, sources_digest
 from service.model import Recipe, nearest, normalise
-from service.plans.base import Pair, Plan
-from service.plans.split import SplitPlan
+from service.plans.base import Pair
+from service.plans.plans import Asked, Plans, Sizing
 from service.teachers.onnx import runtime
+from service.teachers.session import Deadlines
 from soft_targets.wire import FORMAT, Layout, classes_digest
 
 
@@ -60,7 +60,8 @@ class Ensemble:
         inputs: name to dtype and shape of a row.
         allow_nan: the inputs that may hold values that are not finite.
         members: the teachers in order.
-        plan: how batches are answered.
+        plans: how batches are answered.
+        health: how often each teacher has failed of late.
         recipes: by name, each admitted.
     """
 
@@ -69,20 +70,12 @@ class Ensemble:
         self.config = config
         self.classes = config.classes
         self.classes_digest = classes_digest(config.classes)
-        teachers = [open_teacher(name, teacher) for teacher in config.teachers]
-        self.inputs = agree_inputs(name, config, teachers)
-        self.allow_nan = {key for key, given in (config.inputs or {}).items() if given.allow_nan}
-        self.members = [
-            member_of(name, section, teacher, self.inputs, self.classes)
-            for section, teacher in zip(config.teachers, teachers, strict=True)
-        ]
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix=f"teachers-{name}")
-        self.plan: Plan = SplitPlan(
-            self.members,
-            len(self.classes),
-            pool=self._pool,
-            reason="one session a teacher is the only plan so far",
-        )
+        self.deadlines = Deadlines(config.teacher_timeout_s)
+        try:
+            self._load(config)
+        except BaseException:
+            self.deadlines.close()
+            raise
         self._plan_code = sources_digest(Path(service.plans.__path__[0])) + sources_digest(
             Path(service.teachers.__path__[0])
         )
@@ -91,9 +84,38 @@ class Ensemble:
         # Bounded, so that clients cannot fill the memory with overrides.
         self._known: LRUCache[tuple[str, Recipe], Effective] = LRUCache(1024)
 
+    def _load(self, config: EnsembleConfig) -> None:
+        teachers = [open_teacher(self.name, one, config, self.deadlines) for one in config.teachers]
+        self.inputs = agree_inputs(self.name, config, teachers)
+        self.allow_nan = {key for key, given in (config.inputs or {}).items() if given.allow_nan}
+        self.members = [
+            member_of(self.name, section, teacher, self.inputs, self.classes)
+            for section, teacher in zip(config.teachers, teachers, strict=True)
+        ]
+        batching = config.batching
+        self.plans = Plans(
+            self.name,
+            self.members,
+            self.inputs,
+            len(self.classes),
+            sizing=Sizing(
+                batching.max_rows,
+                None if batching.in_flight == "auto" else batching.in_flight,
+                None if batching.threads == "auto" else batching.threads,
+                config.device_memory,
+            ),
+            partial=config.quorum != "all",
+            deadlines=self.deadlines,
+        )
+        self.health = Health(
+            [member.teacher.name for member in self.members],
+            limit=config.teacher_error_rate,
+            quorum=len(self.members) if config.quorum == "all" else config.quorum,
+        )
+
     @classmethod
-    def open(cls, name: str, config: EnsembleConfig, certifier: Certifier) -> Self:
-        """Load an ensemble, ask every teacher a few rows, and certify every recipe.
+    def open(cls, name: str, config: EnsembleConfig, certifier: Certifier, *, spread_limit: float) -> Self:
+        """Load an ensemble, ask every teacher a few rows, certify every recipe, and choose the plans.
 
         Raises:
             ConfigError: something in it cannot be used; names the ensemble, the part and what to do.
@@ -104,6 +126,8 @@ class Ensemble:
                 probe(name, ensemble.inputs, member)
             for recipe, section in config.recipes.items():
                 ensemble.recipes[recipe] = ensemble.admit(recipe, section)
+            asked = [ensemble.asked(admitted) for admitted in ensemble.recipes.values()]
+            ensemble.plans.choose(asked, probe_rows(ensemble.inputs), spread_limit=spread_limit)
         except OperatorRefused as exc:
             ensemble.close()
             raise ConfigError(str(exc)) from None
@@ -113,8 +137,14 @@ class Ensemble:
         return ensemble
 
     def close(self) -> None:
-        """Stop the teachers' threads."""
-        self._pool.shutdown(cancel_futures=True)
+        """Stop the threads."""
+        self.plans.close()
+        self.deadlines.close()
+
+    def asked(self, admitted: Admitted) -> Asked:
+        """What a recipe asks of the plans."""
+        recipe = admitted.recipe
+        return Asked(self._pair(recipe, admitted), recipe.temperature, recipe.weights)
 
     def admit(self, name: str, section: RecipeSection) -> Admitted:
         """Certify a recipe for this ensemble.
@@ -165,18 +195,22 @@ class Ensemble:
         return recipe
 
     def _effective(self, name: str, recipe: Recipe, admitted: Admitted) -> Effective:
-        operator = admitted.resolved.operator
-        floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
+        pair = self._pair(recipe, admitted)
         return Effective(
             name,
             recipe,
-            Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k),
+            pair,
             recipe.layout(len(self.classes)),
-            fingerprint(self._question(recipe, admitted.resolved.code)),
+            fingerprint(self._question(recipe, admitted.resolved.code, self.plans.name_of(pair))),
             admitted.certificate,
         )
 
-    def _question(self, recipe: Recipe, code: str) -> dict[str, object]:
+    def _pair(self, recipe: Recipe, admitted: Admitted) -> Pair:
+        operator = admitted.resolved.operator
+        floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
+        return Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
+
+    def _question(self, recipe: Recipe, code: str, plan: str) -> dict[str, object]:
         """Everything that can change a byte of a target, besides the input."""
         return {
             "format": FORMAT,
@@ -189,11 +223,11 @@ class Ensemble:
                     "classes": section.classes,
                     "missing": section.missing,
                     "temperature": member.temperature,
-                    "device": member.teacher.device,
+                    "device": member.teacher.device.numeric_mode,
                 }
                 for member, section in zip(self.members, self.config.teachers, strict=True)
             ],
-            "plan": [self.plan.name, "float32", self._plan_code, runtime()],
+            "plan": [plan, self._plan_code, runtime()],
             "operator": [recipe.operator.as_dict(), code],
             "weights": recipe.weights,
             "temperature": recipe.temperature,

@@ -16,6 +16,12 @@ class Alignment:
     Several classes of the teacher onto one are summed; a dropped class gives its mass to the others in
     proportion; a class that the teacher lacks is -inf.
 
+    Attributes:
+        width: how many outputs the teacher has.
+        drops: whether some of them mean nothing here.
+        merges: whether several of them are one class here.
+        lacks: the classes it has no output for.
+
     Args:
         ours: the ensemble's classes.
         theirs: for each of the teacher's outputs in order, the class of the ensemble it means, or None.
@@ -34,6 +40,7 @@ class Alignment:
         self._gather = np.full((depth, len(ours)), self.width, dtype=np.intp)
         for column, positions in enumerate(sources.values()):
             self._gather[: len(positions), column] = positions
+        self.merges = depth > 1
         self._identity = depth == 1 and bool(
             (self._gather[0] == np.arange(self.width)).all() if len(ours) == self.width else False
         )
@@ -43,7 +50,7 @@ class Alignment:
         if self._identity:
             return log_probs
         xp = array_namespace(log_probs)
-        if self.lacks or len(self._gather) > 1:
+        if self.lacks or self.merges:
             log_probs = xp.concat([log_probs, xp.full_like(log_probs[:, :1], -math.inf)], axis=1)
         parts = [xp.take(log_probs, xp.asarray(columns), axis=1) for columns in self._gather]
         aligned = parts[0] if len(parts) == 1 else logsumexp(xp.stack(parts), axis=0)

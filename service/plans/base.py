@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from operators import Operator
 from service.model import Array
 
@@ -22,16 +24,24 @@ class Pair(NamedTuple):
     output_temperature: float
     top_k: int | None
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What a graph is made for: how many classes are kept comes with each batch."""
+        name, parameters, fuse = self.operator[:3]
+        return name, parameters, fuse, self.floor, self.output_temperature, self.top_k is not None
+
 
 class Outcome(NamedTuple):
-    """The answer to a batch.
+    """The answer to a batch; the arrays are the calling thread's until it runs the plan again.
 
     Attributes:
         log_probs: float32 ``[B, C]``, or ``[B, k]`` where sparse.
         indices: int32 ``[B, k]`` where sparse, by falling log-probability, ties by index.
         tail_log_mass: float32 ``[B]`` where sparse: the log-sum-exp over the classes not kept.
-        valid: ``[K, B]``, whether the teacher said anything of the row; true where its weight is 0.
+        valid: ``[K, B]``, whether the teacher said anything of the row; true where it was not asked.
         finite: ``[B]``, whether the fused row is a distribution; teachers that share no class may have none.
+        failures: by the teacher's place, why it said nothing of the whole batch.
+        again: ``[B]``, whether the row was answered by another plan than the pair's own.
     """
 
     log_probs: Array
@@ -39,20 +49,8 @@ class Outcome(NamedTuple):
     tail_log_mass: Array | None
     valid: Array
     finite: Array
-
-
-class Examined(NamedTuple):
-    """What a batch's answer is made of.
-
-    Attributes:
-        entered: float32 ``[K, B, C]``, what enters the fusion: softened, and floored where the pair says so.
-        pooled: float32 ``[B, C]``, what the operator makes of it, before any stage behind it.
-        valid: ``[K, B]``, as in ``Outcome``.
-    """
-
-    entered: Array
-    pooled: Array
-    valid: Array
+    failures: Mapping[int, str]
+    again: Array
 
 
 class Plan(Protocol):
@@ -69,7 +67,7 @@ class Plan(Protocol):
         ...
 
     def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
-        """Answer a batch; thread-safe.
+        """Answer a batch; thread-safe. Teachers that say nothing of a row are left out of it.
 
         Args:
             inputs: ensemble input to array ``[B, ...]``.
@@ -78,12 +76,20 @@ class Plan(Protocol):
             pair: what is made of the teachers' opinions.
 
         Raises:
-            TeacherFailure: a teacher with a positive weight failed.
+            GraphFailure: a graph of several teachers raised or overran.
         """
         ...
 
-    def examine(
-        self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair
-    ) -> Examined:
-        """What ``run`` would fuse, and what the operator makes of it; the same arguments and errors."""
-        ...
+
+def survivors(weights: Array, valid: Array) -> Array:
+    """Weights ``[K, B]`` of the teachers that said something; rows that lose nobody keep their bits.
+
+    A row whose every weight is lost keeps its weights: it has no answer.
+    """
+    lost = ~valid & (weights > 0)
+    if not lost.any():
+        return weights
+    left = np.where(valid, weights, np.float32(0))
+    total = left.sum(axis=0)
+    renormalised = np.where(total > 0, left / np.where(total > 0, total, 1), weights)
+    return np.where(lost.any(axis=0), renormalised, weights).astype(np.float32)

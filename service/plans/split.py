@@ -1,52 +1,38 @@
 """The split plan: one session per teacher, in parallel, fused in numpy."""
 
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from service.errors import TeacherFailure
+from service.errors import TeacherFailure, TeacherOverrun
 from service.model import Array
-from service.plans.alignment import Alignment
-from service.plans.base import Examined, Outcome, Pair
-from service.plans.stages import enter, finish, opinion, says_the_same
-from service.teachers.base import Kind, Teacher
+from service.plans.base import Outcome, Pair, survivors
+from service.plans.member import Member
+from service.plans.stages import enter, finish, opinion
+
+# A teacher that overran is not waited for again before this time has passed.
+SILENT_S = 30.0
 
 
-class Member(NamedTuple):
-    """A teacher's place in an ensemble.
+class Examined(NamedTuple):
+    """What a batch's answer is made of.
 
     Attributes:
-        feeds: the model's input to the ensemble's input.
-        dtypes: the model's input to its numpy dtype.
-        output: the model's output that is the teacher's answer.
-        kind: what the teacher's answer holds.
-        temperature: calibrates the teacher's own belief.
-        classes: its own names of its outputs, in their order.
-        alignment: its classes by ours.
+        entered: float32 ``[K, B, C]``, what enters the fusion: softened, and floored where the pair says so.
+        pooled: float32 ``[B, C]``, what the operator makes of it, before any stage behind it.
+        weights: float32 ``[K, B]``, without the teachers that said nothing.
+        valid: ``[K, B]``, as in ``Outcome``.
+        failures: as in ``Outcome``.
     """
 
-    teacher: Teacher
-    feeds: Mapping[str, str]
-    dtypes: Mapping[str, str]
-    output: str
-    kind: Kind
-    temperature: float
-    classes: tuple[str, ...]
-    alignment: Alignment
-
-    def feed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
-        """The ensemble's inputs under the model's names and dtypes, and for which rows they say the same."""
-        fed, kept = {}, np.ones(len(next(iter(inputs.values()))), dtype=bool)
-        for theirs, ours in self.feeds.items():
-            given = inputs[ours]
-            with np.errstate(over="ignore", invalid="ignore"):
-                fed[theirs] = given.astype(self.dtypes[theirs], copy=False)
-                if fed[theirs].dtype != given.dtype:
-                    same = says_the_same(given, fed[theirs])
-                    kept &= same.reshape(len(given), -1).all(axis=1)
-        return fed, kept
+    entered: Array
+    pooled: Array
+    weights: Array
+    valid: Array
+    failures: Mapping[int, str]
 
 
 class SplitPlan:
@@ -61,39 +47,75 @@ class SplitPlan:
 
     name = "split"
 
-    def __init__(self, members: Sequence[Member], classes: int, *, pool: Executor, reason: str) -> None:
+    def __init__(
+        self, members: Sequence[Member], classes: int, *, pool: ThreadPoolExecutor, reason: str
+    ) -> None:
         self.reason = reason
         self._members = members
         self._classes = classes
         self._pool = pool
+        self._silent_until: dict[int, float] = {}
 
     def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
         """Answer a batch; a teacher whose weight is 0 in every row is not asked."""
-        examined = self.examine(inputs, temperature, weights, pair)
-        log_probs, finite, sparse = finish(examined.pooled, pair)
+        found = self.examine(inputs, temperature, weights, pair)
+        log_probs, finite, sparse = finish(found.pooled, pair)
         indices, tail = sparse or (None, None)
-        return Outcome(log_probs, indices, tail, examined.valid, finite)
+        again = np.zeros(len(finite), dtype=bool)
+        return Outcome(log_probs, indices, tail, found.valid, finite, found.failures, again)
 
     def examine(
         self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair
     ) -> Examined:
-        """What enters the fusion, and the pool."""
-        asked = [k for k in range(len(self._members)) if weights[k].any()]
-        answers = list(self._pool.map(lambda k: ask(self._members[k], inputs), asked))
-        opinions = np.full((len(self._members), len(temperature), self._classes), 0, dtype=np.float32)
-        valid = np.ones((len(self._members), len(temperature)), dtype=bool)
-        for k, (log_probs, sound) in zip(asked, answers, strict=True):
-            opinions[k] = log_probs
-            valid[k] = sound
+        """What enters the fusion, and the pool; the arguments of ``run``."""
+        opinions, valid, failures = self.opinions(inputs, weights)
+        left = survivors(weights, valid)
         entered = enter(opinions, temperature, pair)
-        return Examined(entered, pair.operator.fuse(entered, weights), valid | (weights == 0))
+        return Examined(entered, pair.operator.fuse(entered, left), left, valid, failures)
+
+    def opinions(self, inputs: Mapping[str, Array], weights: Array) -> tuple[Array, Array, dict[int, str]]:
+        """Opinions ``[K, B, C]`` at temperature 1, valid ``[K, B]``, and why a teacher said nothing at all.
+
+        A teacher whose weight is 0 in every row is not asked: its opinions are 0, and valid.
+        """
+        asked = [k for k in range(len(self._members)) if weights[k].any()]
+        answers = list(self._pool.map(lambda k: self._ask(k, inputs), asked))
+        opinions = np.zeros((len(self._members), weights.shape[1], self._classes), dtype=np.float32)
+        valid = np.ones(weights.shape, dtype=bool)
+        failures = {}
+        for k, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, TeacherFailure):
+                valid[k], failures[k] = False, str(answer)
+            else:
+                opinions[k], valid[k] = answer
+        return opinions, valid, failures
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a teacher overran not long ago."""
+        now = time.monotonic()
+        return any(now < until for until in tuple(self._silent_until.values()))
+
+    def _ask(self, k: int, inputs: Mapping[str, Array]) -> tuple[Array, Array] | TeacherFailure:
+        name = self._members[k].teacher.name
+        left = self._silent_until.get(k, 0.0) - time.monotonic()
+        if left > 0:
+            return TeacherFailure(
+                f"teacher {name!r} overran and is not asked for another {left:.0f} s", teacher=name
+            )
+        try:
+            return ask(self._members[k], inputs)
+        except TeacherFailure as exc:
+            if isinstance(exc, TeacherOverrun):
+                self._silent_until[k] = time.monotonic() + SILENT_S
+            return exc
 
 
 def ask(member: Member, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
     """A teacher's opinion ``[B, C]`` and valid ``[B]``.
 
     Raises:
-        TeacherFailure: the teacher failed, or answered with another number of classes.
+        TeacherFailure: the teacher failed, overran, or answered with another number of classes.
     """
     fed, kept = member.feed(inputs)
     answer = member.teacher.answer(fed)

@@ -56,13 +56,13 @@ def beliefs(answer: Symbol, kind: Kind) -> tuple[Symbol, Symbol]:
 
 
 def opinion(
-    answer: Symbol, kept: Symbol, *, kind: Kind, temperature: float, alignment: Alignment
+    answer: Symbol, kept: Symbol | None, *, kind: Kind, temperature: float, alignment: Alignment
 ) -> tuple[Symbol, Symbol]:
     """A teacher's aligned, calibrated log-probabilities ``[B, C]`` at temperature 1, and valid ``[B]``.
 
     Args:
         answer: ``[B, C_t]``.
-        kept: ``[B]``, whether the teacher was asked what was given.
+        kept: ``[B]``, whether the teacher was asked what was given; None where that is sure.
         kind: what the answer holds.
         temperature: calibrates the teacher's belief.
         alignment: its classes by ours.
@@ -72,7 +72,8 @@ def opinion(
     if temperature != 1:
         log_probs = log_softmax(log_probs / temperature)
     aligned = alignment(log_probs)
-    valid = valid & kept
+    if kept is not None:
+        valid = valid & kept
     if alignment.drops:
         valid = valid & ~xp.isnan(aligned[:, 0])  # all its mass was on classes that are dropped
     return xp.where(valid[:, None], aligned, 0.0), valid

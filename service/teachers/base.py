@@ -16,6 +16,26 @@ class GraphInput(NamedTuple):
     shape: tuple[int | None, ...]
 
 
+class Device(NamedTuple):
+    """Where a session runs.
+
+    Attributes:
+        kind: what computes.
+        number: which of several.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    number: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.number}"
+
+    @property
+    def numeric_mode(self) -> str:
+        """How it rounds: part of every fingerprint."""
+        return "cpu float32" if self.kind == "cpu" else "cuda float32, tf32 off"
+
+
 class Teacher(Protocol):
     """What every teacher offers."""
 
@@ -30,7 +50,7 @@ class Teacher(Protocol):
         ...
 
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         """The device it is bound to."""
         ...
 

@@ -1,20 +1,19 @@
 """A teacher on ONNX Runtime."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from service.config import Output
 from service.config import Teacher as TeacherConfig
-from service.errors import TeacherError, TeacherFailure
-from service.keys import files_digest
+from service.errors import DeviceError, Overrun, TeacherError, TeacherFailure, TeacherOverrun
 from service.model import Array
 from service.teachers.base import GraphInput, check_shape
+from service.teachers.model import Model
+from service.teachers.session import Deadlines, Session, device
 
 DTYPES = {
     "tensor(bool)": "|b1",
@@ -40,41 +39,45 @@ def runtime() -> str:
 
 
 class OnnxTeacher:
-    """An ONNX file in a session of its own.
+    """An ONNX file, in a session of its own where it is asked alone.
 
     Args:
         config: the teacher's section of the configuration.
-        threads: how many threads one call may use.
+        wanted: the device's name, where the teacher's section has none.
+        deadlines: how long a call may take.
+        memory: at most this many bytes of the device's memory; None leaves it to the runtime.
 
     Raises:
         TeacherError: the file is missing or no model, or its inputs or outputs are not what is said of them.
+        DeviceError: it does not run on the device that was named.
     """
 
-    def __init__(self, config: TeacherConfig, *, threads: int) -> None:
+    def __init__(
+        self, config: TeacherConfig, *, wanted: str, deadlines: Deadlines, memory: int | None = None
+    ) -> None:
         self.name = config.name
-        self.device = "cpu"
         self._where = f"teacher {config.name!r}: {config.model}"
-        self.digest = files_digest(self._files(config.model))
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(config.model, options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
-            raise TeacherError(f"{self._where} cannot be loaded by ONNX Runtime: {exc}") from None
+        self.model = Model(config.model, where=self._where)
+        self.digest = self.model.digest
+        self.device = device(config.device or wanted)
+        self.allow_cpu = config.allow_cpu
+        self._deadlines = deadlines
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        session = self._opened()
         self._text_columns: set[str] = set()
-        self.inputs: Mapping[str, GraphInput] = {
-            node.name: self._input(node) for node in self._session.get_inputs()
-        }
-        self.output = self._output(config.output)
+        self.inputs: Mapping[str, GraphInput] = {node.name: self._input(node) for node in session.inputs}
+        self.output = self._output(config.output, session.outputs)
+        self._label = next(
+            (node.name for node in session.outputs if _is_text(node) and len(node.shape or ()) == 1), None
+        )
 
     def answer(self, inputs: Mapping[str, Array]) -> Array:
         """The raw answer ``[B, C_t]``.
 
         Raises:
-            TeacherFailure: the model raised, or answered with another shape.
+            TeacherFailure: the model raised, overran, or answered with another shape.
         """
         answer = self._run(self.output, inputs)
         check_shape(self.name, answer, len(next(iter(inputs.values()))))
@@ -86,44 +89,50 @@ class OnnxTeacher:
         Raises:
             TeacherFailure: the model raised.
         """
-        for node in self._session.get_outputs():
-            if node.type == "tensor(string)" and len(node.shape or ()) == 1:
-                return [str(label) for label in self._run(node.name, inputs)]
-        return None
+        if self._label is None:
+            return None
+        return [str(label) for label in self._run(self._label, inputs)]
+
+    def release(self) -> None:
+        """Let the session go; the next call opens it again."""
+        with self._lock:
+            self._session = None
+
+    def columns(self, name: str) -> bool:
+        """Whether the model takes this text as a column ``[B, 1]``."""
+        return name in self._text_columns
+
+    def _opened(self) -> Session:
+        with self._lock:
+            if self._session is None:
+                try:
+                    self._session = Session(
+                        self.model.for_session(),
+                        self.device,
+                        where=self._where,
+                        allow_cpu=self.allow_cpu,
+                        memory=self._memory,
+                    )
+                except DeviceError:
+                    raise
+                except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
+                    raise TeacherError(f"{self._where} cannot be loaded by ONNX Runtime: {exc}") from None
+            return self._session
 
     def _run(self, output: str, inputs: Mapping[str, Array]) -> Any:
         feeds = {
             name: values.reshape(-1, 1) if name in self._text_columns else values
             for name, values in inputs.items()
         }
+        session = self._opened()
         try:
-            (answer,) = self._session.run([output], feeds)
+            with self._deadlines.watch() as options:
+                (answer,) = session.run([output], feeds, options)
+        except Overrun as exc:
+            raise TeacherOverrun(f"teacher {self.name!r} gave {exc}", teacher=self.name) from None
         except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
             raise TeacherFailure(f"teacher {self.name!r} failed: {exc}", teacher=self.name) from None
         return answer
-
-    def _files(self, path: Path) -> list[tuple[str, Path]]:
-        """The model's file and the files of its external data, which must lie beside it or below."""
-        if not path.is_file():
-            raise TeacherError(f"{self._where}: no such file; paths are relative to the configuration file")
-        try:
-            model = onnx.load(path, load_external_data=False)
-        except Exception as exc:  # noqa: BLE001 - protobuf's errors have no common root
-            raise TeacherError(f"{self._where} is not an ONNX model: {exc}") from None
-        names = {
-            ExternalDataInfo(tensor).location
-            for tensor in _tensors(model.graph)
-            if uses_external_data(tensor)
-        }
-        files = [("", path)]
-        for name in sorted(names):
-            data = (path.parent / name).resolve()
-            if not data.is_relative_to(path.parent.resolve()) or not data.is_file():
-                raise TeacherError(
-                    f"{self._where}: its external data {name!r} is not a file beside the model"
-                )
-            files.append((name, data))
-        return files
 
     def _input(self, node: Any) -> GraphInput:
         if node.type not in DTYPES:
@@ -139,12 +148,9 @@ class OnnxTeacher:
             shape = ()
         return GraphInput(DTYPES[node.type], shape)
 
-    def _output(self, config: Output) -> str:
-        nodes = self._session.get_outputs()
+    def _output(self, config: Output, nodes: Sequence[Any]) -> str:
         usable = [node.name for node in nodes if node.type in FLOATS and len(node.shape or ()) in {0, 2}]
         offered = ", ".join(f"{node.name!r} ({node.type} {node.shape})" for node in nodes)
-        if any("map(" in node.type for node in nodes):
-            offered += "; export without ZipMap (zipmap=False), which hides the probabilities"
         if config.name is not None:
             if config.name not in [node.name for node in nodes]:
                 raise TeacherError(f"{self._where}: no output {config.name!r}; it offers {offered}")
@@ -162,15 +168,5 @@ class OnnxTeacher:
         return str(usable[0])
 
 
-def _tensors(graph: Any) -> Any:
-    """All tensors a graph keeps: initializers, constants, and those of its subgraphs."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)
+def _is_text(node: Any) -> bool:
+    return bool(node.type == "tensor(string)")

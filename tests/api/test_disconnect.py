@@ -36,7 +36,7 @@ def endpoint(engine, toy):
 async def test_a_client_that_leaves_stops_its_request(engine, toy):
     rows = toy.rows(160, seed=71)
     started, release, calls = threading.Event(), threading.Event(), []
-    plan = engine.ensemble("toy").plan
+    plan = engine.ensemble("toy").plans
     run = plan.run
 
     def slow(*arguments):

@@ -27,7 +27,7 @@ def test_an_ensemble_is_described(client, toy):
     assert recipes["default"]["sparsity"] is None
     plans = {(plan["operator"]["name"], plan["sparse"]): plan for plan in info["plans"]}
     assert set(plans) == {("holder", False), ("linear", False), ("geometric", False), ("linear", True)}
-    assert {plan["plan"] for plan in plans.values()} == {"split"}
+    assert {plan["plan"] for plan in plans.values()} == {"staged"}
     assert all(plan["reason"] for plan in plans.values())
 
 
@@ -41,6 +41,7 @@ def test_every_error_is_mapped_to_one_status_and_one_shape():
     for kind in mine:
         extra = {
             service_errors.TeacherFailure: {"teacher": "cnn"},
+            service_errors.TeacherOverrun: {"teacher": "cnn"},
             service_errors.OperatorRefused: {"certificate": {}},
         }.get(kind, {})
         reply = answer(kind("what, where, what to do", **extra))

@@ -156,7 +156,7 @@ def test_arrival_order_answers_every_row_once_hits_first(server, toy):
 
 def test_an_interrupted_server_stops_cleanly(toy, start):
     server = start(toy.config)
-    assert httpx2.get(f"{server.url}/readyz").json() == {"ready": True}
+    assert httpx2.get(f"{server.url}/readyz").json() == {"ready": True, "degraded": []}
     assert httpx2.get(f"{server.url}/livez").status_code == 200
     server.process.terminate()
     assert server.process.wait(timeout=30) == 0

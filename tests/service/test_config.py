@@ -238,7 +238,7 @@ def test_a_variable_that_can_set_nothing_is_named(read, monkeypatch, variable, v
 
 
 LATER = {
-    "server": ["workers: 2", "metrics_port: 9", "replicated: true", "spread_limit: 1"],
+    "server": ["workers: 2", "metrics_port: 9", "replicated: true"],
     "limits": ["max_rows_in_flight: 1", "max_bytes_in_flight: 1", "drain_s: 1", "max_decompressed_bytes: 1",
                "max_json_depth: 1", "max_header_bytes: 1", "slow_reader_s: 1", "rows_per_s_per_key: 1",
                "rows_in_flight_per_key: 1"],
@@ -256,21 +256,8 @@ def test_a_key_whose_feature_comes_later_is_refused_by_name(read, section, line)
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("classes:", "quorum: all\n    classes:", "ensembles.toy: key 'quorum' is not yet supported"),
         ("classes:", "unsafe_classes: []\n    classes:", "key 'unsafe_classes' is not yet supported"),
         ("classes:", "samples: x.npz\n    classes:", "key 'samples' is not yet supported"),
-        ("classes:", "teacher_timeout_s: 1\n    classes:", "key 'teacher_timeout_s' is not yet supported"),
-        ("classes:", "teacher_error_rate: 1\n    classes:", "key 'teacher_error_rate' is not yet supported"),
-        ("classes:", "device_memory: 1\n    classes:", "key 'device_memory' is not yet supported"),
-        ("classes:", "device: cuda:1\n    classes:", "device 'cuda:1' is not yet supported; use cpu"),
-        (
-            "classes:",
-            "batching: {in_flight: 2}\n    classes:",
-            "batching: key 'in_flight' is not yet supported",
-        ),
-        ("classes:", "batching: {threads: 2}\n    classes:", "batching: key 'threads' is not yet supported"),
-        ("weight: 3", "weight: 3, device: cpu", "teachers.1: key 'device' is not yet supported"),
-        ("weight: 3", "weight: 3, allow_cpu: true", "key 'allow_cpu' is not yet supported"),
         ("weight: 3", "revision: a", "key 'revision' is not yet supported"),
         ("deep/two.onnx", "kserve+http://h/m", "a teacher at 'kserve+http://h/m' is not yet supported"),
         ("operator: linear", "operator: linear, diagnostics: true", "key 'diagnostics' is not yet supported"),
@@ -363,6 +350,26 @@ def test_a_cache_that_comes_later_is_refused(read, url):
         ("classes:", "inputs: {digest: {dtype: float32}}\n    classes:", "'digest' is a column of its own"),
         ("weight: 3", "inputs: {x: row_id}", "'row_id' is a column of its own"),
         ("classes:", "batching: {max_rows: 0}\n    classes:", "batching.max_rows"),
+        (
+            "classes:",
+            "batching: {threads: 0}\n    classes:",
+            "batching.threads: 0 is neither auto nor a whole number from 1",
+        ),
+        (
+            "classes:",
+            "batching: {in_flight: many}\n    classes:",
+            "in_flight: 'many' is neither auto nor a whole number from 1",
+        ),
+        ("classes:", "quorum: 0\n    classes:", "quorum: 0 is neither all nor a whole number from 1"),
+        ("classes:", "quorum: true\n    classes:", "quorum: True is neither all nor a whole number from 1"),
+        ("classes:", "quorum: 3\n    classes:", "quorum 3 exceeds the 2 teachers"),
+        ("classes:", "teacher_timeout_s: 0\n    classes:", "teacher_timeout_s"),
+        ("classes:", "teacher_error_rate: 2\n    classes:", "less than or equal to 1"),
+        ("classes:", "device: gpu\n    classes:", "'gpu' is no device: write auto, cpu, cuda or cuda:1"),
+        ("classes:", "device_memory: 0\n    classes:", "device_memory"),
+        ("weight: 3", "device: cuda:x", "'cuda:x' is no device"),
+        ("weight: 3", "allow_cpu: maybe", "allow_cpu"),
+        ("ensembles:", "server: {spread_limit: 0}\nensembles:", "server.spread_limit"),
         ("ensembles:", "1: 2\nensembles:", '1 is not text: write "1" with quotes'),
         ("ensembles:", "_env_file: x\nensembles:", "unknown key '_env_file'"),
         ("ensembles:", "_cli_parse_args: true\nensembles:", "unknown key '_cli_parse_args'"),

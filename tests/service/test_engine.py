@@ -56,9 +56,9 @@ def rows_of(count, seed=0):
 async def test_first_misses_then_hits_bit_for_bit(engine):
     rows = rows_of(10)
     first = await answers(engine, rows)
-    assert {source for source, _, _ in first.values()} == {"miss"}
+    assert {source for source, *_ in first.values()} == {"miss"}
     again = await answers(engine, rows[::-1])
-    assert {source for source, _, _ in again.values()} == {"hit"}
+    assert {source for source, *_ in again.values()} == {"hit"}
     assert [again[9 - row][1] for row in range(10)] == [first[row][1] for row in range(10)]
     await engine.close()
 
@@ -125,7 +125,7 @@ async def test_an_unexpected_error_settles_every_row(engine, monkeypatch):
     def run(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(engine.ensemble("toy").plan, "run", run)
+    monkeypatch.setattr(engine.ensemble("toy").plans, "run", run)
     found = await answers(engine, rows_of(9))
     assert {found[row][2].code for row in range(9)} == {"internal"}
     assert "a bug" not in found[0][2].message
@@ -136,7 +136,7 @@ async def test_rows_that_are_late_say_so_and_the_stream_ends(tmp_path, engine):
     (tmp_path / "c.yaml").write_text(CONFIG.replace("TIMEOUT", "0.05"))
     hurried = Engine.open(load(tmp_path / "c.yaml"))
     release = threading.Event()
-    plan = hurried.ensemble("toy").plan
+    plan = hurried.ensemble("toy").plans
     run = plan.run
 
     def hang(*arguments):
@@ -164,7 +164,8 @@ async def test_an_unknown_ensemble_is_refused(engine):
 async def test_groups_are_put_in_order_as_early_as_possible():
     async def groups():
         for rows in ([2, 3], [0], [5], [1], [4]):
-            yield Group(rows, ["miss"] * len(rows), [bytes([row]) for row in rows], [None] * len(rows))
+            count = len(rows)
+            yield Group(rows, ["miss"] * count, [bytes([row]) for row in rows], [None] * count, [()] * count)
 
     given = [group async for group in in_order(groups(), 6)]
     assert [group.rows for group in given] == [[0], [1, 2, 3], [4, 5]]

@@ -86,7 +86,7 @@ def test_several_named_inputs_of_several_kinds(opened, tmp_path):
         "number": np.array([0, 1, 2, 3]),
         "text": np.array(["yes", "no", "", "yes"], dtype=object),
     }
-    outcome = ensemble.plan.run(
+    outcome = ensemble.plans.run(
         inputs,
         np.ones(4, np.float32),
         np.ones((1, 4), np.float32),
@@ -198,7 +198,7 @@ def test_the_extremes_that_are_allowed_make_valid_targets(opened, tmp_path, oper
                 )
             )
             pair = ensemble.effective("default", Overrides()).pair
-            outcome = ensemble.plan.run(rows, np.ones(5, np.float32), np.ones((1, 5), np.float32), pair)
+            outcome = ensemble.plans.run(rows, np.ones(5, np.float32), np.ones((1, 5), np.float32), pair)
             assert outcome.valid.all()
             assert outcome.finite.all()
             np.testing.assert_allclose(np.exp(outcome.log_probs.astype(float)).sum(axis=1), 1, atol=1e-5)
@@ -209,7 +209,7 @@ def test_a_class_the_teacher_lacks_gets_the_floor(opened, tmp_path):
     short = ONE + ", classes: [a, b, c], missing: floor"
     ensemble = opened(simple([short], recipes="{default: {operator: linear, floor: 0.02}}"))
     rows = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
-    outcome = ensemble.plan.run(
+    outcome = ensemble.plans.run(
         {"pixels": rows}, np.ones(5, np.float32), np.ones((1, 5), np.float32),
         ensemble.effective("default", Overrides()).pair,
     )  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_class_the_teacher_lacks_gets_the_floor(opened, tmp_path):
 def test_probabilities_too_small_for_float32_stay_positive(opened, tmp_path):
     models.linear(tmp_path / "one.onnx", np.zeros((6, 4)), np.array([0, -500, -600, 0]), kind="probs")
     ensemble = opened(simple(["name: one, model: one.onnx, output: {kind: probs}"]))
-    outcome = ensemble.plan.run(
+    outcome = ensemble.plans.run(
         {"pixels": np.zeros((1, 6), np.float32)}, np.ones(1, np.float32), np.ones((1, 1), np.float32),
         ensemble.effective("default", Overrides()).pair,
     )  # fmt: skip
@@ -235,7 +235,7 @@ def test_a_teacher_of_weight_zero_is_not_asked(opened, tmp_path):
     effective = ensemble.effective("default", Overrides(weights={"one": 2.0}))
     weights = np.repeat(np.array(effective.recipe.weights, np.float32)[:, None], 3, axis=1)
     rows = {"pixels": np.zeros((3, 6), np.float32)}
-    outcome = ensemble.plan.run(rows, np.ones(3, np.float32), weights, effective.pair)
+    outcome = ensemble.plans.run(rows, np.ones(3, np.float32), weights, effective.pair)
     assert outcome.valid.all()
 
 
@@ -392,11 +392,12 @@ def test_classes_in_another_order_than_the_model_s_own_labels_are_refused(opened
     )  # names of its own: nothing to hold against
 
 
-def test_a_map_of_probabilities_is_refused_with_what_to_do(opened, tmp_path):
+def test_a_map_of_probabilities_is_taken_for_the_probabilities(opened, tmp_path):
     models.zipmap(tmp_path / "one.onnx")
     for output in ("{kind: probs}", "{name: probabilities, kind: probs}"):
-        with pytest.raises(ConfigError, match=r"export without ZipMap \(zipmap=False\)"):
-            opened(simple([f"name: one, model: one.onnx, output: {output}"]))
+        opened(simple([f"name: one, model: one.onnx, output: {output}"]))
+    with pytest.raises(ConfigError, match="the model's own order of classes is 'a', 'b', 'c', 'd'"):
+        opened(simple(["name: one, model: one.onnx, output: {kind: probs}, classes: [b, a, c, d]"]))
 
 
 def test_logits_that_look_like_probabilities_are_warned_of(opened, tmp_path, capsys):

@@ -27,7 +27,7 @@ def run(tmp_path):
         ensemble = Engine.open(load(tmp_path / "e.yaml")).ensemble("toy")
         pair = ensemble.effective("default", Overrides()).pair
         count = len(rows)
-        outcome = ensemble.plan.run(
+        outcome = ensemble.plans.run(
             {"pixels": rows}, np.ones(count, np.float32), np.ones((1, count), np.float32), pair
         )
         ensemble.close()

@@ -22,6 +22,7 @@ class ReplyBatch(NamedTuple):
     log_probs: Array  # float32 [n, C] or [n, k]
     indices: Array | None  # int32 [n, k]
     tail_log_mass: Array | None  # float32 [n]
+    missing_teachers: list[tuple[str, ...]]
 
 
 class Closing(NamedTuple):
@@ -83,6 +84,7 @@ def _is_reply(schema: pa.Schema) -> bool:
         len(types) == len(schema.names)
         and types.get("row_id") in (pa.uint64(), pa.string())
         and types.get("source") == pa.dictionary(pa.int8(), pa.string())
+        and types.get("missing_teachers", pa.list_(pa.string())) == pa.list_(pa.string())
         and types.get("error_code") == types.get("error") == pa.string()
         and ("indices" not in types or types.get("tail_log_mass") == pa.float32())
         and all(
@@ -124,7 +126,14 @@ def _read_batch(batch: pa.RecordBatch) -> ReplyBatch:
         log_probs=log_probs,
         indices=indices,
         tail_log_mass=tail,
+        missing_teachers=_missing_teachers(batch),
     )
+
+
+def _missing_teachers(batch: pa.RecordBatch) -> list[tuple[str, ...]]:
+    if "missing_teachers" not in batch.schema.names:
+        return [()] * len(batch)
+    return [tuple(names or ()) for names in batch["missing_teachers"].to_pylist()]
 
 
 def _values(batch: pa.RecordBatch, name: str, good: Array) -> Array:

@@ -93,6 +93,7 @@ class ReplyWriter:
         sources: Sequence[str],
         values: Sequence[bytes | None],
         errors: Sequence[tuple[str, str] | None],
+        missing: Sequence[Sequence[str]] | None = None,
     ) -> Iterator[bytes]:
         """Rows that are finished, cut into record batches of at most 4 MiB (or one row).
 
@@ -101,10 +102,14 @@ class ReplyWriter:
             sources: n of ``SOURCES``.
             values: n values of the layout, None on error and absent rows.
             errors: n of (code, message), or None.
+            missing: n lists of the teachers that a row had to do without; None where none had.
         """
+        without = [()] * len(row_ids) if missing is None else missing
         sizes = self._sizes(row_ids, errors)
+        for row, names in enumerate(without):
+            sizes[row] += sum(4 + len(name.encode()) for name in names)
         for part in cut(sizes, MAX_BATCH_BYTES - _HEADER_BYTES, max_rows=len(sizes)):
-            batch = self._batch(row_ids[part], sources[part], values[part], errors[part])
+            batch = self._batch(row_ids[part], sources[part], values[part], errors[part], without[part])
             self.rows += batch.num_rows
             self.failed += sum(error is not None for error in errors[part])
             self._writer.write_batch(batch)
@@ -127,7 +132,7 @@ class ReplyWriter:
         return sizes
 
     def _empty(self) -> pa.RecordBatch:
-        return self._batch(pa.array([], self._schema.field("row_id").type), [], [], [])
+        return self._batch(pa.array([], self._schema.field("row_id").type), [], [], [], [])
 
     def _batch(
         self,
@@ -135,8 +140,8 @@ class ReplyWriter:
         sources: Sequence[str],
         values: Sequence[bytes | None],
         errors: Sequence[tuple[str, str] | None],
+        missing: Sequence[Sequence[str]],
     ) -> pa.RecordBatch:
-        rows = len(row_ids)
         absent = np.array([value is None for value in values], dtype=bool)
         nulls = pa.array(absent) if absent.any() else None
         filler = bytes(self._layout.row_bytes)
@@ -148,7 +153,7 @@ class ReplyWriter:
             ),
             pa.array([error and error[0] for error in errors], pa.string()),
             pa.array([error and error[1] for error in errors], pa.string()),
-            pa.array([[]] * rows, pa.list_(pa.string())),
+            pa.array(list(map(list, missing)), pa.list_(pa.string())),
         ]
         for name, column in (("indices", indices), ("log_probs", log_probs), ("tail_log_mass", tail)):
             if column is None:

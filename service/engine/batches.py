@@ -1,0 +1,133 @@
+"""One batch through the plans: every row gets its value or its failure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.ensemble import Effective, Ensemble
+from service.errors import TeacherFailure
+from service.guarantees import report
+from service.model import Array, RowFailure
+from service.plans.base import Outcome
+from service.telemetry import logger
+
+log = logger("engine")
+
+
+class Answer(NamedTuple):
+    """What a batch says of one row.
+
+    Attributes:
+        value: its target's bytes, None where there is none.
+        failure: why, None where there is one.
+        missing: the teachers that it had to do without.
+        keep: whether the value may be cached: every teacher was heard, in the pair's own plan.
+    """
+
+    value: bytes | None
+    failure: RowFailure | None
+    missing: tuple[str, ...] = ()
+    keep: bool = False
+
+
+def batch(
+    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], rows: Sequence[int]
+) -> list[Answer]:
+    """Run one batch through the plan.
+
+    Args:
+        ensemble: whose teachers answer.
+        effective: the recipe as asked for.
+        inputs: ensemble input to array ``[N, ...]``.
+        rows: which of them.
+    """
+    part = {name: values[rows] for name, values in inputs.items()}
+    temperature, weights = _asked(effective, len(rows))
+    try:
+        outcome = ensemble.plans.run(part, temperature, weights, effective.pair)
+    except Exception:
+        log.exception("batch failed", ensemble=ensemble.name)
+        failure = RowFailure("internal", "the batch failed; the server's log says why")
+        return [Answer(None, failure)] * len(rows)
+    ensemble.health.record(weights, outcome.valid)
+    for place, message in outcome.failures.items():
+        teacher = ensemble.members[place].teacher.name
+        log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
+    return _answers(ensemble, effective, weights, outcome)
+
+
+def _answers(ensemble: Ensemble, effective: Effective, weights: Array, outcome: Outcome) -> list[Answer]:
+    values = effective.layout.pack(outcome.log_probs, outcome.indices, outcome.tail_log_mass)
+    answers = [
+        Answer(value, None, keep=not again) for value, again in zip(values, outcome.again, strict=True)
+    ]
+    for row in np.flatnonzero(~outcome.finite):
+        answers[row] = Answer(
+            None,
+            RowFailure(
+                "disjoint_support",
+                "the teachers share no class of positive probability, so this operator has no answer",
+            ),
+        )
+    lost = ~outcome.valid & (weights > 0)
+    for row in np.flatnonzero(lost.any(axis=0)):
+        failure = _lost(ensemble, np.flatnonzero(lost[:, row]), weights[:, row], outcome, int(row))
+        if failure is not None:
+            answers[row] = Answer(None, failure)
+        elif answers[row].failure is None:
+            names = tuple(ensemble.members[k].teacher.name for k in np.flatnonzero(lost[:, row]))
+            answers[row] = Answer(values[row], None, names)
+    return answers
+
+
+def _lost(ensemble: Ensemble, silent: Array, weights: Array, outcome: Outcome, row: int) -> RowFailure | None:
+    """Why a row without these teachers has no target; None where the quorum is met."""
+    names = ", ".join(repr(ensemble.members[k].teacher.name) for k in silent)
+    why = "; ".join(outcome.failures[k] for k in silent if k in outcome.failures)
+    quorum = ensemble.config.quorum
+    if quorum == "all":
+        if why:
+            return RowFailure(TeacherFailure.code, why)
+        return RowFailure(
+            "teacher_invalid", f"no distribution from teacher {names}: not finite, or not summing to one"
+        )
+    heard = outcome.valid[:, row]
+    if heard.sum() < quorum or not weights[heard].any():
+        left = int(heard.sum())
+        return RowFailure(
+            "quorum_lost",
+            f"{left} of {len(heard)} teachers are left without {names}, "
+            + (f"the quorum is {quorum}" if left < quorum else "and none of them has a weight")
+            + (f"; {why}" if why else ""),
+        )
+    return None
+
+
+def examine(
+    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], labels: list[int] | None
+) -> list[dict[str, Any]]:
+    """The guarantees of a batch: what pooling bought on the rows that every teacher answered.
+
+    Raises:
+        TeacherFailure: a teacher failed.
+    """
+    rows = len(next(iter(inputs.values())))
+    temperature, weights = _asked(effective, rows)
+    found = ensemble.plans.apart.examine(inputs, temperature, weights, effective.pair)
+    for place, message in found.failures.items():
+        raise TeacherFailure(message, teacher=ensemble.members[place].teacher.name)
+    judged = np.asarray((found.valid | (weights == 0)).all(axis=0))
+    kept = None if labels is None else [label for label, one in zip(labels, judged, strict=True) if one]
+    return report(
+        effective.pair.operator, found.entered[:, judged], weights[:, judged], found.pooled[judged], kept
+    )
+
+
+def _asked(effective: Effective, rows: int) -> tuple[Array, Array]:
+    """Temperature ``[B]`` and weights ``[K, B]`` of rows that are all asked alike."""
+    weights = np.array(effective.recipe.weights, dtype=np.float32)
+    return (
+        np.full(rows, effective.recipe.temperature, dtype=np.float32),
+        np.repeat(weights[:, None], rows, axis=1),
+    )

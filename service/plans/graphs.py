@@ -1,0 +1,145 @@
+"""The plans that run graphs: fused is one session; staged is one for the teachers and a small one a pair."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from cachetools import LRUCache
+
+from service.errors import GraphFailure
+from service.model import Array
+from service.plans.base import Outcome, Pair, survivors
+from service.plans.recording import inputs_of
+from service.teachers.session import Deadlines, Session
+
+DENSE = ("log_probs", "finite", "valid")
+SPARSE = ("log_probs", "finite", "valid", "indices", "tail")
+# Pairs that arrive while the service runs are few: each is an operator with its parameters, dense or sparse.
+MOST_PAIRS = 64
+
+
+class FusedPlan:
+    """One session for everything between a row and its target.
+
+    Args:
+        session: of the graph that ``recording.fused`` made.
+        classes: of the ensemble.
+        deadlines: how long a batch may take.
+        reason: why this plan.
+    """
+
+    name = "fused"
+
+    def __init__(self, session: Session, classes: int, *, deadlines: Deadlines, reason: str) -> None:
+        self.reason = reason
+        self._session = session
+        self._classes = classes
+        self._deadlines = deadlines
+        self._own = threading.local()
+
+    def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        """Answer a batch.
+
+        Raises:
+            GraphFailure: a teacher raised or overran.
+        """
+        feeds = {inputs_of(name): values for name, values in inputs.items()}
+        feeds |= {"temperature": temperature, "weights": weights, **_kept(pair)}
+        log_probs, finite, valid, *sparse = _run(
+            self._deadlines, lambda options: self._call(feeds, pair, options)
+        )
+        return _outcome(log_probs, finite, valid, sparse)
+
+    def _call(self, feeds: dict[str, Array], pair: Pair, options: Any) -> list[Array]:
+        names = DENSE if pair.top_k is None else SPARSE
+        if self._session.device.kind == "cpu":  # there the runtime's own memory is handed out, without a copy
+            return self._session.run(names, feeds, options)
+        if any(values.dtype == object for values in feeds.values()):
+            return self._session.run(names, feeds, options)
+        bound = getattr(self._own, "bound", None)
+        if bound is None:
+            bound = self._own.bound = self._session.bound()
+        return bound.run(_shapes(feeds["weights"].shape, pair.top_k, self._classes), feeds, options)
+
+
+class StagedPlan:
+    """One session for the teachers, and a small one for each pair.
+
+    Args:
+        session: of the graph that ``recording.teachers`` made.
+        fusion: makes the session of a pair.
+        deadlines: how long a batch may take.
+        reason: why this plan.
+    """
+
+    name = "staged"
+
+    def __init__(
+        self, session: Session, fusion: Callable[[Pair], Session], *, deadlines: Deadlines, reason: str
+    ) -> None:
+        self.reason = reason
+        self._session = session
+        self._fusion = fusion
+        self._deadlines = deadlines
+        self._fusions: LRUCache[Any, Session] = LRUCache(MOST_PAIRS)
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        """Answer a batch.
+
+        Raises:
+            GraphFailure: a teacher raised or overran.
+            CannotRecord: the pair's operator does not record.
+        """
+        fusion = self.fusion(pair)
+        feeds = {inputs_of(name): values for name, values in inputs.items()}
+        opinions, valid = _run(
+            self._deadlines, lambda options: self._session.run(["opinions", "valid"], feeds, options)
+        )
+        given = {"opinions": opinions, "temperature": temperature, "weights": survivors(weights, valid)}
+        names = [name for name in (DENSE if pair.top_k is None else SPARSE) if name != "valid"]
+        log_probs, finite, *sparse = fusion.run(names, {**given, **_kept(pair)})
+        return _outcome(log_probs, finite, valid, sparse)
+
+    def fusion(self, pair: Pair) -> Session:
+        """The session of a pair, made when it is first asked for.
+
+        Raises:
+            CannotRecord: the pair's operator does not record.
+        """
+        with self._lock:
+            if pair.key not in self._fusions:
+                self._fusions[pair.key] = self._fusion(pair)
+            return self._fusions[pair.key]
+
+
+def _run(deadlines: Deadlines, call: Callable[[Any], list[Array]]) -> list[Array]:
+    try:
+        with deadlines.watch() as options:
+            return call(options)
+    except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
+        raise GraphFailure(f"the teachers' graph failed: {exc}") from None
+
+
+def _kept(pair: Pair) -> dict[str, Array]:
+    return {} if pair.top_k is None else {"k": np.array([pair.top_k])}
+
+
+def _shapes(
+    weights: tuple[int, ...], top_k: int | None, classes: int
+) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    rows = weights[1]
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "log_probs": (np.dtype(np.float32), (rows, top_k or classes)),
+        "finite": (np.dtype(bool), (rows,)),
+        "valid": (np.dtype(bool), weights),
+    }
+    if top_k is not None:
+        shapes |= {"indices": (np.dtype(np.int32), (rows, top_k)), "tail": (np.dtype(np.float32), (rows,))}
+    return shapes
+
+
+def _outcome(log_probs: Array, finite: Array, valid: Array, sparse: Sequence[Array]) -> Outcome:
+    indices, tail = sparse or (None, None)
+    return Outcome(log_probs, indices, tail, valid, finite, {}, np.zeros(len(finite), dtype=bool))

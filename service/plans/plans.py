@@ -1,0 +1,408 @@
+"""The plans of an ensemble: which of them answers a pair, and what happens when it fails."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.errors import CannotRecord, GraphFailure, TeacherError
+from service.model import Array
+from service.plans import recording
+from service.plans.base import Outcome, Pair, Plan
+from service.plans.graphs import FusedPlan, StagedPlan
+from service.plans.member import Member
+from service.plans.split import SplitPlan
+from service.plans.trials import AGREEMENT, disagreement, not_closed, probe_of, spread, throughput
+from service.teachers.onnx import OnnxTeacher
+from service.teachers.session import Deadlines, Session
+from service.telemetry import logger
+from soft_targets.wire import TensorSpec
+
+MOST_FUSED = 2  # pairs in the configuration; each has a session with all teachers in it
+LARGEST_BYTES = 2_000_000_000  # of models in one graph, which is one message of at most 2 GB
+MOST_IN_FLIGHT = 16
+DISAGREES = "as one graph the teachers answer differently on the rows it was tried on"
+
+log = logger("plans")
+
+
+class Asked(NamedTuple):
+    """What a recipe of the configuration asks of the plans.
+
+    Attributes:
+        pair: what is made of the opinions.
+        temperature: of the recipe.
+        weights: of the recipe, one a teacher.
+    """
+
+    pair: Pair
+    temperature: float
+    weights: tuple[float, ...]
+
+
+class Chosen(NamedTuple):
+    """A pair's plan.
+
+    Attributes:
+        plan: which answers.
+        pair: for whom.
+        spread: by how much the same rows differ between batch sizes, in nats.
+    """
+
+    plan: Plan
+    pair: Pair
+    spread: float | None
+
+
+class Sizing(NamedTuple):
+    """How batches are run, as configured: None is found by measurement."""
+
+    max_rows: int
+    in_flight: int | None
+    threads: int | None
+    memory: int | None
+
+
+class Plans:
+    """The plans of one ensemble.
+
+    Args:
+        name: of the ensemble.
+        members: the teachers in order.
+        inputs: of the ensemble.
+        classes: how many it has.
+        sizing: how batches are run.
+        partial: whether a row may be answered without all teachers.
+        deadlines: how long a call may take.
+
+    Attributes:
+        apart: every teacher in its own session; a failed batch is asked there again.
+        in_flight: how many batches should run at a time.
+        threads: how many threads a session uses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[Member],
+        inputs: Mapping[str, TensorSpec],
+        classes: int,
+        *,
+        sizing: Sizing,
+        partial: bool,
+        deadlines: Deadlines,
+    ) -> None:
+        self._where = f"ensemble {name!r}"
+        self._members = members
+        self._inputs = inputs
+        self._classes = classes
+        self._sizing = sizing
+        self._partial = partial
+        self._deadlines = deadlines
+        self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix=f"teachers-{name}")
+        self._chosen: dict[Any, Chosen] = {}
+        self._staged: StagedPlan | None = None
+        self._no_graph: str | None = None
+        self._unrecorded: dict[Any, str] = {}  # operators that numpy runs, and why
+        self._recorded: dict[Any, bytes] = {}  # while loading: graphs that several sessions are made of
+        self._rows: Mapping[str, Array] = {}
+        self._lock = threading.Lock()
+        self.in_flight = sizing.in_flight or 1
+        self.threads = sizing.threads or 1
+        self.apart = self._split("asked teacher by teacher")
+
+    def close(self) -> None:
+        """Stop the teachers' threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def choose(self, asked: Sequence[Asked], rows: Mapping[str, Array], *, spread_limit: float) -> None:
+        """Make the plans of the configuration's pairs, try them on rows, size and warm them.
+
+        Args:
+            asked: what the recipes ask.
+            rows: input to array ``[32, ...]``, to try them on.
+            spread_limit: by how many nats a row may differ between batch sizes.
+
+        Raises:
+            TeacherError: an answer depends on the batch's size by more than that.
+        """
+        first: dict[Any, Asked] = {}
+        for one in asked:
+            first.setdefault(one.pair.key, one)
+        self._rows = rows
+        self._no_graph = self._why_no_graph(rows)
+        make = self._fused if len(first) <= MOST_FUSED else self._pair_staged
+        self._size(next(iter(first.values())), make, rows)
+        for key, one in first.items():
+            plan = self._made(one, make, rows)
+            found = spread(probe_of(plan, rows, one.temperature, one.weights, one.pair), _count(rows))
+            if not found <= spread_limit:
+                raise TeacherError(
+                    f"{self._where}: the same rows differ by {found:.3g} nats between batch sizes under the "
+                    f"{plan.name} plan, more than server.spread_limit ({spread_limit:g}); export the models "
+                    "for inference, or raise the limit if such targets will do"
+                )
+            self._chosen[key] = Chosen(plan, one.pair, found)
+            self._warm(plan, one, rows)
+        self._recorded.clear()
+        if all(chosen.plan.name != "split" for chosen in self._chosen.values()):
+            for member in self._members:
+                if isinstance(member.teacher, OnnxTeacher):
+                    member.teacher.release()  # its weights are in the graph too
+
+    def name_of(self, pair: Pair) -> str:
+        """The plan of a pair: fused, staged or split; never another one while the ensemble is loaded."""
+        chosen = self._chosen.get(pair.key)
+        if chosen is not None:
+            return chosen.plan.name
+        return "split" if self._no_graph is not None or pair.operator[:3] in self._unrecorded else "staged"
+
+    def plan(self, pair: Pair) -> Plan:
+        """The plan of a pair, chosen now where it comes after loading; that takes a moment."""
+        with self._lock:
+            if pair.key not in self._chosen:
+                self._chosen[pair.key] = Chosen(self._late(pair), pair, None)
+            return self._chosen[pair.key].plan
+
+    def report(self) -> list[dict[str, Any]]:
+        """The pairs and their plans, as JSON."""
+        return [
+            {
+                "operator": {"name": pair.operator.name, **dict(pair.operator.parameters)},
+                "sparse": pair.top_k is not None,
+                "plan": plan.name,
+                "reason": plan.reason,
+                "spread": found,
+            }
+            for plan, pair, found in self._chosen.values()
+        ]
+
+    def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        """Answer a batch by the pair's plan; what fails there is asked again teacher by teacher.
+
+        Args and the answer are those of ``Plan.run``; rows answered again are marked.
+        """
+        plan = self.plan(pair)
+        if plan.name == "split":
+            return plan.run(inputs, temperature, weights, pair)
+        if self.apart.waiting:  # the graph would wait for the teacher that overran
+            return self._again(inputs, temperature, weights, pair)
+        try:
+            outcome = plan.run(inputs, temperature, weights, pair)
+        except (GraphFailure, CannotRecord) as exc:
+            log.warning("batch asked again, teacher by teacher", where=self._where, error=str(exc))
+            return self._again(inputs, temperature, weights, pair)
+        heard = outcome.valid | (weights == 0)
+        rows = np.flatnonzero(~outcome.valid.all(axis=0) & (heard.all(axis=0) | self._partial))
+        if plan.name == "fused" and len(rows):
+            # Inside the graph nobody was left out of these rows.
+            part = {name: values[rows] for name, values in inputs.items()}
+            return _merged(outcome, rows, self._again(part, temperature[rows], weights[:, rows], pair))
+        return outcome
+
+    def _again(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        outcome = self.apart.run(inputs, temperature, weights, pair)
+        return outcome._replace(again=np.ones(len(temperature), dtype=bool))
+
+    def _why_no_graph(self, rows: Mapping[str, Array]) -> str | None:
+        """Why the teachers cannot be one graph, or None."""
+        devices = {str(member.teacher.device) for member in self._members}
+        if len(devices) > 1:
+            return f"the teachers run on several devices: {', '.join(sorted(devices))}"
+        local = [member.teacher for member in self._members if isinstance(member.teacher, OnnxTeacher)]
+        for teacher in local:
+            if teacher.allow_cpu and teacher.device.kind != "cpu":
+                return f"teacher {teacher.name!r} may run in part on the CPU"
+        size = sum(teacher.model.size_bytes for teacher in local)
+        if size > LARGEST_BYTES:
+            return f"together the models are {size} bytes; one graph may have {LARGEST_BYTES}"
+        try:
+            sources = [recording.source(member) for member in self._members]
+            for source in sources:
+                if source.changed:
+                    self._check_converted(source, rows)
+        except CannotRecord as exc:
+            return str(exc)
+        return None
+
+    def _check_converted(self, source: recording.Source, rows: Mapping[str, Array]) -> None:
+        """A converted model must answer as the original does."""
+        fed, _ = source.member.feed(rows)
+        name = source.member.teacher.name
+        given = {
+            theirs: values.reshape(-1, 1) if source.teacher.columns(theirs) else values
+            for theirs, values in fed.items()
+        }
+        try:
+            session = Session(
+                source.model.SerializeToString(), source.teacher.device, where=f"teacher {name!r}"
+            )
+            (found,) = session.run([source.member.output], given)
+        except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
+            raise CannotRecord(f"teacher {name!r} does not run at opset {recording.OPSET}: {exc}") from None
+        known = source.teacher.answer(fed)
+        scale = max(1.0, float(np.abs(known[np.isfinite(known)]).max(initial=0.0)))
+        if not np.allclose(found, known, rtol=0, atol=AGREEMENT * scale, equal_nan=True):
+            raise CannotRecord(f"teacher {name!r} answers differently at opset {recording.OPSET}")
+
+    def _session(self, model: bytes) -> Session:
+        device = self._members[0].teacher.device
+        try:
+            return Session(model, device, where=self._where, threads=self.threads, memory=self._sizing.memory)
+        except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
+            raise CannotRecord(f"the runtime does not take the graph: {exc}") from None
+
+    def _graph(self, key: Any, record: Callable[[list[recording.Source]], bytes]) -> bytes:
+        if key not in self._recorded:
+            self._recorded[key] = record([recording.source(member) for member in self._members])
+        return self._recorded[key]
+
+    def _fused(self, pair: Pair) -> Plan:
+        self._check_operator(pair)
+        model = self._graph(pair.key, lambda sources: recording.fused(sources, self._inputs, pair))
+        reason = "one graph from row to target"
+        return FusedPlan(self._session(model), self._classes, deadlines=self._deadlines, reason=reason)
+
+    def _pair_staged(self, pair: Pair) -> Plan:
+        plan = self._teachers_staged()
+        plan.fusion(pair)
+        return plan
+
+    def _teachers_staged(self) -> StagedPlan:
+        if self._staged is None:
+            model = self._graph("teachers", lambda sources: recording.teachers(sources, self._inputs))
+            session = self._session(model)
+            self._check_opinions(session)
+            self._staged = StagedPlan(
+                session,
+                self._fusion,
+                deadlines=self._deadlines,
+                reason=f"pairs of operator and sparsity beyond {MOST_FUSED}, and those that come after "
+                "loading, share the teachers' graph",
+            )
+        return self._staged
+
+    def _fusion(self, pair: Pair) -> Session:
+        self._check_operator(pair)
+        return self._session(recording.fusion(len(self._members), self._classes, pair))
+
+    def _check_operator(self, pair: Pair) -> None:
+        """Closure and positivity of what is recorded, and that numpy in float64 agrees."""
+        operator, count = pair.operator, len(self._members)
+        if operator[:3] in self._unrecorded:
+            raise CannotRecord(self._unrecorded[operator[:3]])
+        dense = pair._replace(top_k=None)
+        try:
+            session = self._session(recording.fusion(count, self._classes, dense))
+        except CannotRecord as exc:
+            self._unrecorded[operator[:3]] = str(exc)
+            raise
+        wrong = not_closed(session, dense, count, self._classes)
+        if wrong is not None:
+            self._unrecorded[operator[:3]] = f"operator {operator.name!r}: {wrong}"
+            raise CannotRecord(self._unrecorded[operator[:3]])
+
+    def _check_opinions(self, session: Session) -> None:
+        feeds = {recording.inputs_of(name): values for name, values in self._rows.items()}
+        try:
+            found, valid = session.run(["opinions", "valid"], feeds)
+        except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
+            raise CannotRecord(f"the teachers' graph does not run: {exc}") from None
+        everybody = np.ones(valid.shape, dtype=np.float32)
+        known, sound, failures = self.apart.opinions(self._rows, everybody)
+        if failures or (valid != sound).any() or disagreement(found, known) > 1:
+            raise CannotRecord(DISAGREES)
+
+    def _split(self, reason: str) -> SplitPlan:
+        return SplitPlan(self._members, self._classes, pool=self._pool, reason=reason)
+
+    def _made(self, one: Asked, make: Callable[[Pair], Plan], rows: Mapping[str, Array]) -> Plan:
+        """A graph that agrees with numpy on these rows, or the split plan with the reason why not."""
+        if self._no_graph is not None:
+            return self._split(self._no_graph)
+        try:
+            plan = make(one.pair)
+            question = (rows, one.temperature, one.weights, one.pair)
+            whole = slice(0, _count(rows))
+            found, known = probe_of(plan, *question)(whole), probe_of(self.apart, *question)(whole)
+        except (CannotRecord, GraphFailure) as exc:
+            return self._split(str(exc))
+        if not (found.valid == known.valid).all() or disagreement(found.log_probs, known.log_probs) > 1:
+            return self._split(DISAGREES)
+        return plan
+
+    def _late(self, pair: Pair) -> Plan:
+        if self._no_graph is not None:
+            return self._split(self._no_graph)
+        try:
+            return self._pair_staged(pair)
+        except CannotRecord as exc:
+            return self._split(str(exc))
+
+    def _size(self, one: Asked, make: Callable[[Pair], Plan], rows: Mapping[str, Array]) -> None:
+        """Find how many threads a session should have, and how many batches should run at a time."""
+        candidates = [
+            (threads, in_flight)
+            for threads, in_flight in _candidates(self._members[0].teacher.device.kind)
+            if self._sizing.threads in {None, threads} and self._sizing.in_flight in {None, in_flight}
+        ] or [(self._sizing.threads or 1, self._sizing.in_flight or 1)]
+        if len(candidates) == 1:
+            self.threads, self.in_flight = candidates[0]
+            return
+        batch = _resized(rows, self._sizing.max_rows)
+        runs = []
+        for threads, _ in candidates:
+            self.threads, self._staged = threads, None
+            probe = probe_of(self._made(one, make, rows), batch, one.temperature, one.weights, one.pair)
+            runs.append(lambda probe=probe: probe(slice(0, self._sizing.max_rows)))
+            runs[-1]()
+        speed = [0.0] * len(candidates)
+        for _ in range(2):  # the better of two rounds, interleaved: other work may come between
+            for place, (_, in_flight) in enumerate(candidates):
+                speed[place] = max(speed[place], throughput(runs[place], in_flight))
+        self.threads, self.in_flight = candidates[int(np.argmax(speed))]
+        self._staged = None
+        log.info("sized by measurement", where=self._where, threads=self.threads, in_flight=self.in_flight)
+
+    def _warm(self, plan: Plan, one: Asked, rows: Mapping[str, Array]) -> None:
+        """Run the batch sizes that will occur, so that the first request does not wait for it."""
+        sizes = [2**power for power in range(self._sizing.max_rows.bit_length())]
+        for size in sorted({*sizes, self._sizing.max_rows}):
+            batch = _resized(rows, size)
+            probe_of(plan, batch, one.temperature, one.weights, one.pair)(slice(0, size))
+
+
+def _candidates(kind: str) -> list[tuple[int, int]]:
+    """Threads a session and batches at a time that use the machine fully."""
+    if kind == "cuda":
+        return [(1, 1), (1, 2)]
+    cores = _cores()
+    return sorted({(1, min(cores, MOST_IN_FLIGHT)), (cores, 1), (max(1, cores // 2), min(cores, 2))})
+
+
+def _count(rows: Mapping[str, Array]) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _resized(rows: Mapping[str, Array], size: int) -> dict[str, Array]:
+    return {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.items()}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _merged(outcome: Outcome, rows: Array, part: Outcome) -> Outcome:
+    """An outcome in which some rows were answered again."""
+    again, valid, finite = outcome.again.copy(), outcome.valid.copy(), outcome.finite.copy()
+    log_probs = outcome.log_probs.copy()
+    again[rows], valid[:, rows], finite[rows] = True, part.valid, part.finite
+    log_probs[rows] = part.log_probs
+    indices, tail = outcome.indices, outcome.tail_log_mass
+    if indices is not None and tail is not None:
+        indices, tail = indices.copy(), tail.copy()
+        indices[rows], tail[rows] = part.indices, part.tail_log_mass
+    return Outcome(log_probs, indices, tail, valid, finite, part.failures, again)

@@ -1,0 +1,257 @@
+"""An ensemble as one ONNX graph: the teachers inlined, the stages and the operator recorded behind them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import ndonnx as ndx
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+import onnx.version_converter
+import spox
+import spox.opset.ai.onnx.v21 as onnx_ops
+from spox import Var, _future
+
+from service.errors import CannotRecord
+from service.plans import primitives
+from service.plans.base import Pair
+from service.plans.member import Member
+from service.plans.stages import (
+    LOG_SMALLEST,
+    NEGATIVE_TOLERANCE,
+    SUM_TOLERANCE,
+    opinion,
+    says_the_same,
+)
+from service.teachers.onnx import OnnxTeacher
+from soft_targets.wire import TensorSpec
+
+OPSET = 21
+Symbol = Any
+
+
+def inputs_of(name: str) -> str:
+    """What an ensemble's input is called in the graph, where other things have names too."""
+    return f"input.{name}"
+
+
+class Source(NamedTuple):
+    """A teacher ready to be inlined.
+
+    Attributes:
+        member: its place in the ensemble.
+        teacher: its file.
+        model: at opset 21, without local functions, shapes inferred.
+        changed: whether that took more than reading the file.
+    """
+
+    member: Member
+    teacher: OnnxTeacher
+    model: onnx.ModelProto
+    changed: bool
+
+
+def source(member: Member) -> Source:
+    """A teacher's model as it can be inlined.
+
+    Raises:
+        CannotRecord: it is no file, or cannot be converted.
+    """
+    name = member.teacher.name
+    if not isinstance(member.teacher, OnnxTeacher):
+        raise CannotRecord(f"teacher {name!r} answers from elsewhere")
+    model = member.teacher.model.load()
+    opset = next((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), OPSET)
+    changed = bool(model.functions) or opset != OPSET
+    try:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        if opset != OPSET:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        model = onnx.shape_inference.infer_shapes(model)
+    except Exception as exc:  # noqa: BLE001 - the converter's errors have no common root
+        raise CannotRecord(
+            f"teacher {name!r} cannot be converted from opset {opset} to {OPSET}: {_first_line(exc)}"
+        ) from None
+    return Source(member, member.teacher, model, changed)
+
+
+def fused(sources: Sequence[Source], inputs: Mapping[str, TensorSpec], pair: Pair) -> bytes:
+    """Rows in, targets out.
+
+    Inputs: ``input.{name}`` as the ensemble's, ``temperature[B]``, ``weights[K, B]``, and where sparse
+    ``k[1]``. Outputs: ``log_probs``, ``finite[B]``, ``valid[K, B]``, and where sparse ``indices``, ``tail``.
+
+    Raises:
+        CannotRecord: the operator or a teacher does not record.
+    """
+    with _recording("the operator or a teacher"):
+        given = _arguments(inputs)
+        temperature, weights = _argument(("rows",)), _argument((len(sources), "rows"))
+        softened, valid = [], []
+        for one in sources:
+            answer, kept = _answer(one, given)
+            log_probs, sound = _softened(one.member, answer, kept, ndx.asarray(temperature))
+            softened.append(log_probs)
+            valid.append(sound)
+        outputs, k = _fusion(softened, ndx.asarray(weights), pair)
+        outputs["valid"] = ndx.stack(valid)
+        named = {inputs_of(name): var for name, var in given.items()}
+        return _built({**named, "temperature": temperature, "weights": weights, **k}, outputs)
+
+
+def teachers(sources: Sequence[Source], inputs: Mapping[str, TensorSpec]) -> bytes:
+    """Rows in, ``opinions[K, B, C]`` and ``valid[K, B]`` out.
+
+    Raises:
+        CannotRecord: a teacher does not record.
+    """
+    with _recording("a teacher"):
+        given = _arguments(inputs)
+        opinions, valid = [], []
+        for member, answer, kept in ((one.member, *_answer(one, given)) for one in sources):
+            log_probs, sound = opinion(
+                answer, kept, kind=member.kind, temperature=member.temperature, alignment=member.alignment
+            )
+            opinions.append(log_probs)
+            valid.append(sound)
+        named = {inputs_of(name): var for name, var in given.items()}
+        return _built(named, {"opinions": ndx.stack(opinions), "valid": ndx.stack(valid)})
+
+
+def fusion(count: int, classes: int, pair: Pair) -> bytes:
+    """``opinions[K, B, C]``, ``temperature[B]`` and ``weights[K, B]`` in, targets as of ``fused`` out.
+
+    Raises:
+        CannotRecord: the operator does not record.
+    """
+    with _recording(f"operator {pair.operator.name!r}"):
+        opinions = _argument((count, "rows", classes))
+        temperature, weights = _argument(("rows",)), _argument((count, "rows"))
+        softened = [
+            primitives.log_softmax(one / ndx.asarray(temperature)[:, None])
+            for one in primitives.unstack(ndx.asarray(opinions))
+        ]
+        outputs, k = _fusion(softened, ndx.asarray(weights), pair)
+        return _built({"opinions": opinions, "temperature": temperature, "weights": weights, **k}, outputs)
+
+
+@contextmanager
+def _recording(what: str) -> Iterator[None]:
+    primitives.install()
+    try:
+        with _future.type_warning_level(_future.TypeWarningLevel.NONE):
+            yield
+    except CannotRecord:
+        raise
+    except Exception as exc:
+        raise CannotRecord(f"{what} does not record: {type(exc).__name__}: {_first_line(exc)}") from exc
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
+
+
+def _argument(shape: tuple[int | str, ...], dtype: Any = np.float32) -> Var:
+    return spox.argument(spox.Tensor(dtype, shape))
+
+
+def _arguments(inputs: Mapping[str, TensorSpec]) -> dict[str, Var]:
+    return {
+        name: _argument(("rows", *spec.shape), np.str_ if spec.dtype == "utf8" else np.dtype(spec.dtype))
+        for name, spec in inputs.items()
+    }
+
+
+def _answer(one: Source, given: Mapping[str, Var]) -> tuple[Symbol, Symbol | None]:
+    """A teacher's answer ``[B, C_t]``, and whether it was asked what was given; None where that is sure."""
+    member, fed, kept = one.member, {}, None
+    for theirs, ours in member.feeds.items():
+        var = given[ours]
+        if one.teacher.columns(theirs):
+            var = onnx_ops.unsqueeze(var, onnx_ops.const(np.array([1])))
+        wanted = member.dtypes[theirs]
+        if wanted != "O" and np.dtype(wanted) != var.unwrap_tensor().dtype:
+            cast = onnx_ops.cast(var, to=np.dtype(wanted))
+            if not _exact(var.unwrap_tensor().dtype, np.dtype(wanted)):
+                same = _whole_rows(says_the_same(ndx.asarray(var), ndx.asarray(cast)))
+                kept = same if kept is None else kept & same
+            var = cast
+        fed[theirs] = var
+    answer = spox.inline(one.model)(**fed)[member.output]
+    answer = onnx_ops.cast(answer, to=np.float32)
+    shape = np.array([0, member.alignment.width])  # models forget it
+    return ndx.asarray(onnx_ops.reshape(answer, onnx_ops.const(shape))), kept
+
+
+def _exact(given: Any, wanted: Any) -> bool:
+    """Whether a cast keeps every value; numpy calls int64 to float64 safe, which it is not."""
+    if given.kind in "iu" and wanted.kind == "f":
+        return bool(8 * given.itemsize <= np.finfo(wanted).nmant + 1)
+    return bool(np.can_cast(given, wanted, "safe"))
+
+
+def _whole_rows(same: Symbol) -> Symbol:
+    width = math.prod(size for size in same.shape[1:] if size is not None)
+    return ndx.all(ndx.reshape(same, (-1, width)), axis=1)
+
+
+def _softened(
+    member: Member, answer: Symbol, kept: Symbol | None, temperature: Symbol
+) -> tuple[Symbol, Symbol]:
+    """A teacher's belief at T, and for which rows it has one.
+
+    Where no classes are merged or dropped, softmax, calibration and softening are one softmax of the answer
+    divided by both temperatures; what is merged has to be merged at the calibrated temperature, before T.
+    """
+    if member.alignment.drops or member.alignment.merges:
+        log_probs, valid = opinion(
+            answer, kept, kind=member.kind, temperature=member.temperature, alignment=member.alignment
+        )
+        return primitives.log_softmax(log_probs / temperature[:, None]), valid
+    scores = answer
+    sound = kept
+    if member.kind == "probs":
+        total = ndx.sum(answer, axis=1)
+        sums = (ndx.min(answer, axis=1) >= -NEGATIVE_TOLERANCE) & (ndx.abs(total - 1.0) <= SUM_TOLERANCE)
+        scores = ndx.log(ndx.where(answer > 0, answer, 0.0))
+    elif member.kind == "log_probs":
+        sums = ndx.abs(ndx.sum(ndx.exp(answer), axis=1) - 1.0) <= SUM_TOLERANCE
+    else:
+        sums = None
+    log_probs = primitives.log_softmax(member.alignment(scores) / (temperature * member.temperature)[:, None])
+    valid = ~ndx.isnan(log_probs[:, 0])  # a row without a distribution is NaN everywhere
+    for more in (sums, sound):
+        valid = valid if more is None else valid & more
+    return log_probs, valid
+
+
+def _fusion(
+    softened: Sequence[Symbol], weights: Symbol, pair: Pair
+) -> tuple[dict[str, Symbol], dict[str, Var]]:
+    """From softened beliefs ``[B, C]`` to the outputs; and the further arguments they need."""
+    entered = softened if pair.floor is None else [primitives.floor(one, pair.floor) for one in softened]
+    pooled = pair.operator.fuse(primitives.stack(entered), weights)
+    if pair.output_temperature != 1:
+        pooled = primitives.log_softmax(pooled / pair.output_temperature)
+    mass = primitives.probabilities(pooled)
+    # Before the smallest number takes their place: a sum with NaN in it is NaN.
+    finite = ~ndx.isnan(ndx.sum(pooled if mass is None else mass, axis=1))
+    pooled = _at_least(pooled, LOG_SMALLEST) if mass is None else ndx.log(_at_least(mass, 2.0**-126))
+    if pair.top_k is None:
+        return {"log_probs": pooled, "finite": finite}, {}
+    k = _argument((1,), np.int64)
+    indices, kept, tail = primitives.top_k(pooled, k)
+    return {"log_probs": kept, "finite": finite, "indices": indices, "tail": tail}, {"k": k}
+
+
+def _at_least(x: Symbol, smallest: float) -> Symbol:
+    return ndx.asarray(onnx_ops.max([x.unwrap_spox(), onnx_ops.const(np.float32(smallest))]))
+
+
+def _built(arguments: Mapping[str, Var], outputs: Mapping[str, Symbol]) -> bytes:
+    model = spox.build(dict(arguments), {name: one.unwrap_spox() for name, one in outputs.items()})
+    return bytes(model.SerializeToString())
