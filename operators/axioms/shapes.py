@@ -12,7 +12,7 @@ LARGE_BATCH = 4096
 LARGE_BATCH_CLASSES = 3
 ORDINARY_CLASSES = 10
 # Numbers in the log-probabilities of one batch at the real size: rows get fewer as classes get more.
-MOST_NUMBERS = 1_000_000
+MOST_NUMBERS = 500_000
 FEWEST_ROWS = 2
 IN_SINGLE = (
     "closure_float32",
@@ -49,6 +49,8 @@ AT_REAL_CLASSES = frozenset(
 )
 VECTORISED = frozenset({"closure", "anchored_odds_internality", "odds_internality", "unanimity", "box"})
 DIRICHLET = "dirichlet"
+CHEAP = (DIRICHLET, "near_uniform")
+MANY_CLASSES = 1000
 
 
 class Shape(NamedTuple):
@@ -98,12 +100,14 @@ def shapes(check: Check, budget: Budget, *, teachers: int, classes: int) -> Iter
     if check.name in AT_REAL_CLASSES:
         real = {classes, budget.wide} - {None, *budget.classes}
         for wide in sorted(int(one or 0) for one in real):
-            yield Shape(teachers, wide, rows=rows_at(teachers, wide, segments=check.cost == "segments"))
+            segments = check.cost == "segments"
+            few = CHEAP if segments and wide > MANY_CLASSES else ()
+            yield Shape(teachers, wide, rows=rows_at(teachers, wide, segments=segments), sources=few)
     if check.cost == "batch":
         yield Shape(battery, LARGE_BATCH_CLASSES, rows=LARGE_BATCH, sources=(DIRICHLET,))
 
 
 def rows_at(teachers: int, classes: int, *, segments: bool = False) -> int:
     """How many rows of a size are asked at once; segments, which are asked fifty times, have fewer."""
-    most = MOST_NUMBERS // 4 if segments else MOST_NUMBERS
+    most = MOST_NUMBERS // 2 if segments else MOST_NUMBERS
     return max(FEWEST_ROWS, min(BATCH_ROWS, most // (teachers * classes)))

@@ -11,7 +11,9 @@ from operators.axioms.check import Check
 from operators.base import Fuse
 
 DIGITS = (1, 2, 3)
-MOST_CALLS = 6_000  # of the operator, for one witness
+# What one witness is worth: calls of the operator, and numbers in the log-probabilities it was given.
+MOST_CALLS = 6_000
+MOST_NUMBERS = 50_000_000
 ROUND_UP_TO = 64  # classes: more in round numbers do not sum to one
 
 Drop = Callable[[Cases, np.ndarray], Cases | None]
@@ -50,12 +52,13 @@ class _Attempt:
         self._check = check
         self._fuse = fuse
         self._calls = 0
+        self._numbers = 0
         self.case = case
 
     @property
     def spent(self) -> bool:
         """Whether the operator was asked as often as one witness is worth."""
-        return self._calls >= MOST_CALLS
+        return self._calls >= MOST_CALLS or self._numbers >= MOST_NUMBERS
 
     def takes(self, smaller: Cases | None) -> bool:
         """Whether a case is one, and broken: it is then the smallest so far."""
@@ -68,6 +71,7 @@ class _Attempt:
 
     def _asked(self, log_probs: Floats, weights: Floats) -> Floats:
         self._calls += 1
+        self._numbers += log_probs.size
         return np.asarray(self._fuse(log_probs, weights))
 
 
@@ -144,7 +148,7 @@ def _within(case: Cases, floor: float) -> bool:
 
 
 def _above(log_probs: Floats, floor: float) -> bool:
-    return bool((log_probs >= np.log(floor / log_probs.shape[-1]) - 1e-9).all())
+    return bool((log_probs >= np.log(floor / log_probs.shape[-1]) - 1e-6).all())
 
 
 def _rounded(case: Cases, floor: float) -> Iterator[Cases]:
