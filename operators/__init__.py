@@ -13,6 +13,7 @@ from operators.combinators import (
     softened,
 )
 from operators.errors import (
+    InvalidOperator,
     InvalidParameter,
     OperatorError,
     UnknownOperator,
@@ -22,6 +23,7 @@ from operators.errors import (
 from operators.medians import l2_median
 from operators.pools import geometric, holder, linear
 from operators.robust import trimmed_mean, weighted_max
+from operators.validity import checked
 
 __all__ = [
     "BUILTIN",
@@ -31,6 +33,7 @@ __all__ = [
     "Domain",
     "Factory",
     "Fuse",
+    "InvalidOperator",
     "InvalidParameter",
     "Operator",
     "OperatorError",
@@ -38,6 +41,7 @@ __all__ = [
     "UnknownOperator",
     "UnknownParameter",
     "UnknownPrimitive",
+    "checked",
     "entropic_regularised",
     "entropy_weighted",
     "floored",

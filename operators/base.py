@@ -20,7 +20,7 @@ class Claim(NamedTuple):
 
     Attributes:
         axiom: one of `operators.axioms.AXIOMS`.
-        level: the level it reaches at least (see `operators.axioms`).
+        level: the level it reaches at least (see `operators.levels`).
         proof: where the proof stands, or None where the claim is only tested.
     """
 

@@ -5,6 +5,7 @@ OperatorError
 ├── UnknownParameter   the operator takes no such parameter
 ├── InvalidParameter   a value is outside its range
 ├── UnknownPrimitive   no primitive has that name
+├── InvalidOperator    an operator is not put together as one
 ├── NotJudged          it raised, or did not answer with log-probabilities (operators.axioms)
 └── InvalidBatch       arrays that are no batch of rows (operators.guarantees)
 """
@@ -27,6 +28,10 @@ class UnknownParameter(OperatorError):
 
 class InvalidParameter(OperatorError):
     """A parameter's value is of the wrong kind or outside its range; the message says the range."""
+
+
+class InvalidOperator(OperatorError):
+    """What a factory made is no operator, or a field of it is not what `Operator` says."""
 
 
 class UnknownPrimitive(OperatorError):

@@ -4,9 +4,9 @@ from operators.axioms.cases import Cases, NotJudged
 from operators.axioms.certificate import Certificate, Finding, Question, Verdict
 from operators.axioms.certify import certify, question_of, replay
 from operators.axioms.check import GATES, Check
-from operators.axioms.levels import AXIOMS, LEVELS, PROFILES, required_levels
 from operators.axioms.trials import CHECKS
 from operators.axioms.witness import Witness
+from operators.levels import AXIOMS, LEVELS, PROFILES, required_levels
 
 __all__ = [
     "AXIOMS",

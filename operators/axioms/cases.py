@@ -53,26 +53,46 @@ class Cases(NamedTuple):
 
 
 def judged(fuse: Fuse) -> Fuse:
-    """The same rule, whose failures to answer are ``NotJudged`` and whose warnings are silent."""
+    """The same rule, whose failures to answer are ``NotJudged`` and whose warnings are silent.
+
+    Its arguments are read-only: what it wrote there would be judged in the place of what it was asked.
+    """
 
     def asked(log_probs: Floats, weights: Floats) -> Floats:
         with np.errstate(all="ignore"):
             try:
-                answer = fuse(log_probs, weights)
-            except Exception as exc:
+                answer = fuse(_read_only(log_probs), _read_only(weights))
+                sound = isinstance(answer, np.ndarray)
+            except (Exception, SystemExit) as exc:
+                if isinstance(exc, ValueError) and "read-only" in str(exc):
+                    raise NotJudged(
+                        f"it writes into its arguments ({exc}): let it write into a copy"
+                    ) from exc
                 said = f"{type(exc).__name__}: {exc}"
                 raise NotJudged(f"it raised on {_shapes(log_probs, weights)}: {said}") from exc
-        answer = np.asarray(answer)
+        if not sound:
+            raise NotJudged(
+                f"it answered with a {type(answer).__name__}, not an array of numpy, as it was given"
+            )
         if answer.shape != log_probs.shape[1:]:
             raise NotJudged(
                 f"it answered {_shapes(log_probs, weights)} with shape {list(answer.shape)}, "
                 f"not {list(log_probs.shape[1:])}"
             )
-        if answer.dtype.kind != "f":
-            raise NotJudged(f"it answered with dtype {answer.dtype}, not log-probabilities")
-        return answer
+        if answer.dtype != log_probs.dtype:
+            raise NotJudged(
+                f"it answered {log_probs.dtype} log_probs with dtype {answer.dtype}; "
+                "the answer has the dtype of log_probs"
+            )
+        return np.asarray(answer)
 
     return asked
+
+
+def _read_only(given: Floats) -> Floats:
+    view = given.view()
+    view.flags.writeable = False
+    return view
 
 
 def _shapes(log_probs: Floats, weights: Floats) -> str:

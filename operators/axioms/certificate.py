@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operators.axioms.check import Check
+from operators.axioms.check import Check, plain
 from operators.axioms.witness import Witness
 from operators.base import Domain
 
@@ -89,13 +89,13 @@ class Verdict(NamedTuple):
         return min(broken, key=lambda one: one.check.level).witness if broken else None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON; a margin that is not finite is null."""
+        """As JSON; a number that is not finite is null."""
         return {
             "level": self.level,
             "required": self.required,
             "proved": self.proved,
             "trials": self.trials,
-            "margin": self.margin if np.isfinite(self.margin) else None,
+            "margin": plain(float(self.margin)),
             "witness": None if self.witness is None else self.witness.as_dict(),
         }
 
@@ -118,10 +118,15 @@ class Certificate(NamedTuple):
     contradictions: tuple[str, ...]
 
     @property
-    def violations(self) -> tuple[str, ...]:
+    def missed(self) -> dict[str, Verdict]:
         """The axioms and gates that are below what is required."""
         both = {**self.axioms, **self.gates}
-        return tuple(name for name, verdict in both.items() if not verdict.reached)
+        return {name: verdict for name, verdict in both.items() if not verdict.reached}
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.missed)
 
     @property
     def admitted(self) -> bool:
@@ -134,7 +139,7 @@ class Certificate(NamedTuple):
         return {
             "admitted": self.admitted,
             "profile": question.profile,
-            "operator": {"name": question.operator, **dict(question.parameters)},
+            "operator": {"name": question.operator, **plain(dict(question.parameters))},
             "domain": question.domain,
             "floor": question.floor,
             "K": question.teachers,

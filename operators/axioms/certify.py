@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from operators.axioms import properties
-from operators.axioms.budgets import budget_of
 from operators.axioms.cases import Floats, judged
 from operators.axioms.certificate import Certificate, Finding, Question, Verdict
-from operators.axioms.check import GATES, Check
-from operators.axioms.levels import AXIOMS, required_levels
+from operators.axioms.check import GATES, Check, plain
 from operators.axioms.trials import CHECKS, Trials
-from operators.axioms.witness import case_from_dict
+from operators.axioms.witness import case_from_dict, told_of
 from operators.base import Operator
 from operators.errors import InvalidParameter
+from operators.levels import AXIOMS, required_levels
+from operators.validity import checked
 
 # A counterexample may need as many; with fewer, a disclaimer that nothing shows is no lie.
 ENOUGH_TEACHERS = 3
@@ -65,9 +65,11 @@ def certify(
         rows: log-probabilities ``[K, B, C]`` of real rows, judged too.
 
     Raises:
+        InvalidOperator: it is none, or not put together as one.
         InvalidParameter: the profile, the budget, or a number is impossible.
         NotJudged: the operator raised, or does not answer with log-probabilities.
     """
+    checked(operator)
     if teachers < 1 or classes < 2:
         raise InvalidParameter(
             f"an operator pools at least 1 teacher over 2 classes, not {teachers} over {classes}"
@@ -76,7 +78,7 @@ def certify(
         operator, teachers=teachers, classes=classes, profile=profile, budget=budget, seed=seed, floor=floor
     )
     required = required_levels(profile, operator.domain)
-    run = Trials(question, judged(operator.fuse), budget_of(budget), floor, rows, {}, {})
+    run = Trials(operator, question, floor=floor, rows=rows)
     run.preflight()
     findings = [run.find(check) for check in CHECKS.values()]
     axioms = {name: _verdict(name, required[name], operator, findings) for name in AXIOMS}
@@ -96,9 +98,11 @@ def replay(operator: Operator, witness: Mapping[str, Any]) -> tuple[Check, float
         The law, the margin (positive is broken), and what was compared.
 
     Raises:
+        InvalidOperator: the operator is none, or not put together as one.
         InvalidParameter: it is no witness.
         NotJudged: the operator cannot be judged on it.
     """
+    checked(operator)
     check = CHECKS.get(str(witness.get("check")))
     if check is None or not isinstance(witness.get("case"), Mapping):
         raise InvalidParameter(
@@ -107,7 +111,7 @@ def replay(operator: Operator, witness: Mapping[str, Any]) -> tuple[Check, float
     case = case_from_dict(witness["case"])
     fuse = judged(operator.fuse)
     with np.errstate(all="ignore"):
-        return check, float(check.measure(fuse, case).max()), check.explain(fuse, case)
+        return check, float(check.measure(fuse, case).max()), plain(told_of(check, fuse, case)[1])
 
 
 def _verdict(name: str, required: int | None, operator: Operator, findings: list[Finding]) -> Verdict:

@@ -1,7 +1,7 @@
 """What a check is: a named law over data, usable on any cases, with or without a certifier around it."""
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from operators import simplex
 from operators.axioms import generators
 from operators.axioms.cases import Cases, Floats
 from operators.base import Domain, Fuse
+from operators.levels import AXIOMS
 
 # By how much each case breaks the law beyond the tolerance, [B]: positive is broken, -inf does not apply.
 Measure: TypeAlias = Callable[[Fuse, Cases], Floats]
@@ -18,6 +19,7 @@ Explain: TypeAlias = Callable[[Fuse, Cases], dict[str, object]]
 Cost: TypeAlias = Literal["pointwise", "paths", "segments", "hull", "batch"]
 
 GATES = ("weight_zero_absence", "row_independence")
+SHOWN = 64  # how many classes a person is shown
 
 
 class Sampler(NamedTuple):
@@ -65,6 +67,11 @@ def profiles(sampler: Sampler, generator: generators.Generator, rows: int) -> Ca
     return Cases(sampler.beliefs(generator, rows), sampler.weights(rows))
 
 
+def positive_profiles(sampler: Sampler, generator: generators.Generator, rows: int) -> Cases:
+    """Teachers, all of them with some weight."""
+    return Cases(sampler.beliefs(generator, rows), sampler.positive_weights(rows))
+
+
 class Check(NamedTuple):
     """One law.
 
@@ -81,6 +88,7 @@ class Check(NamedTuple):
         climb: whether a search may try to make a case worse by moving it a little.
         cost: how it asks: once or twice a case, along a path, by bisection; a budget has counts for each.
         needs: how many teachers it needs at least.
+        tolerance: what rounding may cost: a margin is beyond it.
         implied_by: a stronger law on the same cases; where that is never broken, this one is not either.
     """
 
@@ -96,7 +104,13 @@ class Check(NamedTuple):
     climb: bool = False
     cost: Cost = "pointwise"
     needs: int = 1
+    tolerance: float = 0.0
     implied_by: str | None = None
+
+    @property
+    def decides(self) -> bool:
+        """Whether it belongs to an axiom or a gate; properties are reported and decide nothing."""
+        return self.axiom in AXIOMS or self.axiom in GATES
 
 
 def outside(value: Floats, tolerance: Floats | float) -> Floats:
@@ -109,6 +123,28 @@ def where_answered(answer: Floats, margin: Floats) -> Floats:
     return np.where(np.isnan(answer).any(axis=-1), -np.inf, margin)
 
 
+def unless_lost(pool: Floats, answer: Floats, margin: Floats) -> Floats:
+    """The margin of a law that compares a pool with another one, ``answer``.
+
+    Without a pool to begin with it is closure's to judge; where that is lost on the way, the law is broken.
+    """
+    lost = np.isnan(answer).any(axis=-1)
+    return where_answered(pool, np.where(lost, np.inf, margin))
+
+
 def shown(log_probs: Floats) -> list[object]:
     """Probabilities of one row for a person: enough digits to check by hand, None where there is none."""
-    return [float(f"{value:.10g}") if np.isfinite(value) else None for value in np.exp(np.ravel(log_probs))]
+    row = np.exp(np.ravel(log_probs))
+    told: list[object] = [
+        float(f"{value:.10g}") if np.isfinite(value) else None for value in row[:SHOWN].tolist()
+    ]
+    return told if len(row) <= SHOWN else [*told, f"and {len(row) - SHOWN} more"]
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON can hold it: a number that is not finite is null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -70,11 +70,8 @@ def anchored_odds_internality(fuse: Fuse, cases: Cases) -> Floats:
 def _odds_margin(answer: Floats, cases: Cases, *, anchored: bool, tolerance: float = LOG_ODDS) -> Floats:
     margin = np.full(cases.rows, -np.inf)
     for first, second in _pairs(answer, cases):
-        np.maximum(
-            margin,
-            _pair_margin(answer, cases, first, second, anchored=anchored, tolerance=tolerance),
-            out=margin,
-        )
+        pairs = _pair_margins(answer, cases, first, second, anchored=anchored, tolerance=tolerance)
+        np.maximum(margin, pairs.max(axis=-1), out=margin)
     return margin
 
 
@@ -99,7 +96,12 @@ def _pairs(answer: Floats, cases: Cases) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def _pair_margin(
+def _pair_at(first: np.ndarray, second: np.ndarray, place: int) -> tuple[int, int]:
+    ahead, behind = np.broadcast_arrays(first[0], second[0])
+    return int(ahead[place]), int(behind[place])
+
+
+def _pair_margins(
     answer: Floats,
     cases: Cases,
     first: np.ndarray,
@@ -121,7 +123,7 @@ def _pair_margin(
     free = (top == np.inf) | (mine == -np.inf) | np.isnan(mine)
     with np.errstate(invalid="ignore"):
         over = mine - top - tolerance * (1 + np.where(np.isfinite(mine), np.abs(mine), 0))
-    return np.asarray(np.where(free, -np.inf, over).max(axis=-1))
+    return np.asarray(np.where(free, -np.inf, over))
 
 
 def box(fuse: Fuse, cases: Cases) -> Floats:
@@ -168,19 +170,21 @@ def _explain_sum(fuse: Fuse, case: Cases) -> dict[str, object]:
 
 def _explain_unanimity(fuse: Fuse, case: Cases) -> dict[str, object]:
     same = _unanimous(case)
-    return {"pool": shown(fuse(same.log_probs, same.weights)), "law": f"it is {shown(same.log_probs[0])}"}
+    return {
+        "pool": shown(fuse(same.log_probs, same.weights)[0]),
+        "law": f"it is {shown(same.log_probs[0, 0])}",
+    }
 
 
 def explain_odds(fuse: Fuse, case: Cases) -> dict[str, object]:
     """The pair of classes whose odds are furthest outside, and the teachers' odds of it."""
-    answer = fuse(case.log_probs, case.weights)
-    classes = answer.shape[-1]
+    answer = fuse(case.log_probs, case.weights)[:1]
+    case = case.take(slice(0, 1))
     worst = (-np.inf, 0, 0)
-    for first in range(classes):
-        for second in range(classes):
-            pair = (np.full((1, 1), first), np.full((1, 1), second))
-            margin = float(_pair_margin(answer, case, *pair, anchored=False, tolerance=LOG_ODDS)[0])
-            worst = max(worst, (margin, first, second))
+    for ahead, behind in _pairs(answer, case):
+        margins = _pair_margins(answer, case, ahead, behind, anchored=False, tolerance=LOG_ODDS)[0]
+        place = int(margins.argmax())
+        worst = max(worst, (float(margins[place]), *_pair_at(ahead, behind, place)))
     _, first, second = worst
     with np.errstate(all="ignore"):
         odds = np.exp(case.log_probs[:, 0, first] - case.log_probs[:, 0, second])
@@ -194,7 +198,7 @@ def explain_odds(fuse: Fuse, case: Cases) -> dict[str, object]:
 
 def _explain_box(fuse: Fuse, case: Cases) -> dict[str, object]:
     return {
-        "pool": shown(fuse(case.log_probs, case.weights)),
+        "pool": shown(fuse(case.log_probs, case.weights)[0]),
         "law": "each between the smallest and the largest of the teachers' probabilities",
     }
 
@@ -204,23 +208,25 @@ def _unanimous_profiles(sampler: Sampler, generator: Generator, rows: int) -> Ca
 
 
 CHECKS = (
-    Check("closure", AXIOM, 0, "sum_c A_c = 1", closure, _explain_sum),
+    Check("closure", AXIOM, 0, "sum_c A_c = 1", closure, _explain_sum, tolerance=CLOSURE_SUM),
     Check(
         "anchored_odds_internality", AXIOM, 1,
         "min(0, min_k log p_kc/p_kd) <= log A_c/A_d <= max(0, max_k log p_kc/p_kd)",
         anchored_odds_internality, explain_odds, climb=True, implied_by="odds_internality",
+        tolerance=LOG_ODDS,
     ),
     Check(
         "odds_internality", AXIOM, 2,
         "min_k log p_kc/p_kd <= log A_c/A_d <= max_k log p_kc/p_kd",
-        odds_internality, explain_odds, climb=True,
+        odds_internality, explain_odds, climb=True, tolerance=LOG_ODDS,
     ),
     Check(
         "unanimity", AXIOM, 2, "A(p, ..., p; w) = p", unanimity, _explain_unanimity,
-        draw=_unanimous_profiles, climb=True,
+        draw=_unanimous_profiles, climb=True, tolerance=UNANIMITY,
     ),
-    Check("box", AXIOM, 3, "min_k p_kc <= A_c <= max_k p_kc", box, _explain_box),
+    Check("box", AXIOM, 3, "min_k p_kc <= A_c <= max_k p_kc", box, _explain_box, tolerance=BOX),
     Check(
         "hull", AXIOM, 4, "A = sum_k a_k p_k, a_k >= 0, sum_k a_k = 1", hull, _explain_box, cost="hull",
+        tolerance=HULL,
     ),
 )  # fmt: skip

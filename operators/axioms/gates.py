@@ -1,5 +1,7 @@
 """Gates: what the service relies on in every profile."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from operators.axioms.cases import Cases, Floats
@@ -10,20 +12,34 @@ from operators.base import Fuse
 ABSENCE = 1e-8
 INDEPENDENCE = 1e-10
 ALONE = 16
+PIECES = (17, 1000)
+PIECES_EACH = 24
+# What a teacher that failed may leave behind, beside the beliefs that a case holds.
+LEFT_BEHIND = (np.nan, -np.inf, 0.0)
 
 
 def weight_zero_absence(fuse: Fuse, cases: Cases) -> Floats:
-    """A teacher of weight 0 is as good as not there: a quorum relies on it."""
+    """A teacher of weight 0 is as good as not there, whatever it holds: a quorum relies on it.
+
+    It is asked with the beliefs of the case, and with NaN, -inf and 0 in every class.
+    """
     assert cases.towards is not None
-    answer = fuse(cases.log_probs, cases.weights)
+    answers = [fuse(held, cases.weights) for held in _holding(cases)]
     margin = np.full(cases.rows, -np.inf)
     for teacher in range(len(cases.log_probs)):
         rows = np.flatnonzero(cases.towards == teacher)
         if len(rows):
             without = _without(cases, teacher, rows)
             alone = fuse(without.log_probs, without.weights)
-            margin[rows] = _difference(answer[rows], alone) - ABSENCE
+            gaps = [_difference(answer[rows], alone) for answer in answers]
+            margin[rows] = np.max(gaps, axis=0) - ABSENCE
     return margin
+
+
+def _holding(cases: Cases) -> list[Floats]:
+    absent = np.arange(len(cases.log_probs))[:, None] == cases.towards
+    left = [np.where(absent[..., None], value, cases.log_probs) for value in LEFT_BEHIND]
+    return [cases.log_probs, *left]
 
 
 def _without(cases: Cases, teacher: int, rows: np.ndarray) -> Cases:
@@ -42,14 +58,22 @@ def row_independence(fuse: Fuse, cases: Cases) -> Floats:
     answer = fuse(cases.log_probs, cases.weights)
     backwards = fuse(cases.log_probs[:, ::-1], cases.weights[:, ::-1])[::-1]
     margin = _apart(answer, backwards)
-    half = (cases.rows + 1) // 2
-    margin[:half] = np.maximum(
-        margin[:half], _apart(answer[:half], fuse(cases.log_probs[:, :half], cases.weights[:, :half]))
-    )
-    for row in range(min(ALONE, cases.rows)):
-        alone = fuse(cases.log_probs[:, row : row + 1], cases.weights[:, row : row + 1])
-        margin[row] = max(margin[row], _apart(answer[row : row + 1], alone)[0])
+    for piece in _pieces(cases.rows):
+        part = fuse(cases.log_probs[:, piece], cases.weights[:, piece])
+        margin[piece] = np.maximum(margin[piece], _apart(answer[piece], part))
     return margin
+
+
+def _pieces(rows: int) -> Iterator[slice]:
+    """The first half; some rows alone, from first to last; and pieces of 17 and of 1,000 rows."""
+    yield slice(0, (rows + 1) // 2)
+    for row in np.unique(np.linspace(0, rows - 1, ALONE).astype(int)).tolist():
+        yield slice(row, row + 1)
+    for size in PIECES:
+        if rows > size:
+            starts = np.arange(0, rows, size)
+            chosen = np.unique(np.linspace(0, len(starts) - 1, PIECES_EACH).astype(int))
+            yield from (slice(at, at + size) for at in starts[chosen].tolist())
 
 
 def _apart(one: Floats, other: Floats) -> Floats:
@@ -68,33 +92,48 @@ def _with_absent(sampler: Sampler, generator: Generator, rows: int) -> Cases:
 
 def _explain_absence(fuse: Fuse, case: Cases) -> dict[str, object]:
     assert case.towards is not None
-    without = _without(case, int(case.towards[0]), np.array([0]))
-    return {
-        "pool": {
-            f"teacher {int(case.towards[0])} at weight 0": shown(fuse(case.log_probs, case.weights)),
-            "without it": shown(fuse(without.log_probs, without.weights)),
-        },
-        "law": "they are the same",
+    teacher = int(case.towards[0])
+    without = _without(case, teacher, np.array([0]))
+    alone = fuse(without.log_probs, without.weights)
+    pools = {
+        f"teacher {teacher} at weight 0, holding {what}": fuse(held, case.weights)[:1]
+        for what, held in zip(("its beliefs", *map(str, LEFT_BEHIND)), _holding(case), strict=True)
     }
+    differing = {
+        what: shown(pool[0]) for what, pool in pools.items() if _difference(pool, alone)[0] > ABSENCE
+    }
+    return {"pool": {**differing, "without it": shown(alone[0])}, "law": "they are the same"}
 
 
 def _explain_rows(fuse: Fuse, case: Cases) -> dict[str, object]:
-    return {
-        "pool": {
-            f"row {row} of {case.rows}": shown(fuse(case.log_probs, case.weights)[row])
-            for row in range(case.rows)
-        },
-        "law": "each is what the row gives alone, in another order and in another batch size",
-    }
+    answer = fuse(case.log_probs, case.weights)
+    margins = row_independence(fuse, case)
+    row = int(margins.argmax())
+    told = {f"row {row} of {case.rows}": shown(answer[row])}
+    for piece in (slice(row, row + 1), *_pieces(case.rows)):
+        part = fuse(case.log_probs[:, piece], case.weights[:, piece])
+        if (
+            piece.start <= row < piece.stop
+            and _apart(answer[row : row + 1], part[row - piece.start][None])[0] > 0
+        ):
+            told[f"among rows {piece.start} to {piece.start + len(part) - 1}"] = shown(
+                part[row - piece.start]
+            )
+            break
+    else:
+        backwards = fuse(case.log_probs[:, ::-1], case.weights[:, ::-1])[::-1]
+        told["in the opposite order"] = shown(backwards[row])
+    return {"pool": told, "law": "they are the same"}
 
 
 CHECKS = (
     Check(
         "weight_zero_absence", "weight_zero_absence", 0, "A(P; w) with w_j = 0 is A without j",
         weight_zero_absence, _explain_absence, draw=_with_absent, needs=2,
+        tolerance=ABSENCE,
     ),
     Check(
         "row_independence", "row_independence", 0, "a row's answer depends on that row alone",
-        row_independence, _explain_rows, cost="batch",
+        row_independence, _explain_rows, cost="batch", tolerance=INDEPENDENCE,
     ),
 )  # fmt: skip

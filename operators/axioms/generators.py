@@ -60,6 +60,12 @@ def swapped(random: np.random.Generator, teachers: int, rows: int, classes: int)
     return np.take_along_axis(np.repeat(belief, teachers, axis=0), order, axis=-1)
 
 
+def near_uniform(random: np.random.Generator, teachers: int, rows: int, classes: int) -> Floats:
+    """Teachers that hardly prefer a class, as heat leaves them: log-odds of at most .001 to .1."""
+    spread = 10.0 ** random.uniform(-3, -1, size=(1, rows, 1))
+    return np.asarray(simplex.log_softmax(random.random((teachers, rows, classes)) * spread))
+
+
 def zeros(random: np.random.Generator, teachers: int, rows: int, classes: int) -> Floats:
     """Impossible classes: one-hot teachers, disjoint supports, and zeros here and there, a third each."""
     log_probs = dirichlet(random, teachers, rows, classes)
@@ -90,6 +96,7 @@ POSITIVE: Mapping[str, Generator] = MappingProxyType(
         "coarse": coarse,
         "identical": identical,
         "swapped": swapped,
+        "near_uniform": near_uniform,
     }
 )
 EXTREME: Mapping[str, Generator] = MappingProxyType({"zeros": zeros, "tiny": tiny})

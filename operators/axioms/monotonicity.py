@@ -120,10 +120,11 @@ def _explain_odds(fuse: Fuse, case: Cases) -> dict[str, object]:
     answers = path(fuse, case)[:, 0]
     worst = (-np.inf, 0, 0)
     for first in range(answers.shape[-1] - 1):
-        for second in range(first + 1, answers.shape[-1]):
-            with np.errstate(invalid="ignore"):
-                step = np.nan_to_num(np.diff(answers[:, first] - answers[:, second]))
-            worst = max(worst, (float(min(step.max(), -step.min())), first, second))
+        with np.errstate(invalid="ignore"):
+            odds = answers[:, first : first + 1] - answers[:, first + 1 :]
+            step = np.nan_to_num(np.diff(odds, axis=0))
+        back = np.minimum(step.max(axis=0), -step.min(axis=0))
+        worst = max(worst, (float(back.max()), first, first + 1 + int(back.argmax())))
     _, first, second = worst
     with np.errstate(all="ignore"):
         odds = np.exp(answers[:, first] - answers[:, second])
@@ -143,7 +144,7 @@ def _explain_ends(fuse: Fuse, case: Cases) -> dict[str, object]:
 CHECKS = (
     Check(
         "divergence_falls", AXIOM, 1, "KL(A(P; e_k) || A(P; (1-d) w + d e_k)) does not rise with d",
-        divergence_falls, _explain_path, draw=_paths, cost="paths", climb=True, needs=2,
+        divergence_falls, _explain_path, draw=_paths, cost="paths", climb=True, needs=2, tolerance=DIVERGENCE,
     ),
     Check(
         "responsive", AXIOM, 1, "on 5 % of the probes at least, some weight on a teacher moves the pool",
@@ -152,9 +153,11 @@ CHECKS = (
     Check(
         "odds_move_one_way", AXIOM, 2, "log A_c/A_d is monotone in d along (1-d) w + d e_k",
         odds_move_one_way, _explain_odds, draw=_paths, cost="paths", climb=True, needs=2,
+        tolerance=LOG_ODDS,
     ),
     Check(
         "vertex_fidelity", AXIOM, 2, "A(P; e_k) = p_k", vertex_fidelity, _explain_ends, draw=_paths, needs=2,
+        tolerance=VERTEX,
     ),
     Check(
         "no_dead_zone", AXIOM, 2, "a step of .02 towards p_k moves A", no_dead_zone, _explain_ends,
@@ -163,5 +166,6 @@ CHECKS = (
     Check(
         "probabilities_move_one_way", AXIOM, 3, "A_c is monotone in d along (1-d) w + d e_k",
         probabilities_move_one_way, _explain_ends, draw=_paths, cost="paths", needs=2,
+        tolerance=CLASSWISE,
     ),
 )  # fmt: skip

@@ -54,7 +54,7 @@ def _lone_holders(sampler: Sampler, generator: Generator, rows: int) -> Cases:
 def _explain(fuse: Fuse, case: Cases) -> dict[str, object]:
     answer = fuse(case.log_probs, case.weights)
     gone = [int(c) for c in np.flatnonzero(~np.isfinite(answer[0]))]
-    return {"pool": shown(answer), "law": f"class {', '.join(map(str, gone))} is possible"}
+    return {"pool": shown(answer[0]), "law": f"class {', '.join(map(str, gone))} is possible"}
 
 
 CHECKS = (

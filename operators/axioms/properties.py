@@ -4,7 +4,7 @@ import numpy as np
 
 from operators import simplex
 from operators.axioms.cases import Cases, Floats
-from operators.axioms.check import Check, Sampler, outside, shown, where_answered
+from operators.axioms.check import Check, Sampler, outside, positive_profiles, shown, where_answered
 from operators.axioms.generators import POSITIVE, Generator
 from operators.base import Fuse
 
@@ -78,10 +78,6 @@ def zero_preservation(fuse: Fuse, cases: Cases) -> Floats:
     return where_answered(answer, outside(leaked, 0.0) - 1e-300)
 
 
-def _positive(sampler: Sampler, generator: Generator, rows: int) -> Cases:
-    return Cases(sampler.beliefs(generator, rows), sampler.positive_weights(rows))
-
-
 def _impossible(sampler: Sampler, generator: Generator, rows: int) -> Cases:
     log_probs = generator(sampler.random, sampler.teachers, rows, sampler.classes)
     column = sampler.random.integers(sampler.classes, size=rows)
@@ -90,22 +86,22 @@ def _impossible(sampler: Sampler, generator: Generator, rows: int) -> Cases:
 
 
 def _explain(fuse: Fuse, case: Cases) -> dict[str, object]:
-    return {"pool": shown(fuse(case.log_probs, case.weights))}
+    return {"pool": shown(fuse(case.log_probs, case.weights)[0])}
 
 
 CHECKS = tuple(
     Check(
         measure.__name__, measure.__name__, 0, (measure.__doc__ or "").split("\n", maxsplit=1)[0], measure,
-        _explain, draw=draw, sources=sources, needs=needs,
+        _explain, draw=draw, sources=sources, needs=needs, tolerance=SAME,
     )
     for measure, draw, sources, needs in (
-        (anonymity, _positive, SOURCES, 2),
-        (neutrality, _positive, SOURCES, 1),
-        (clone_invariance, _positive, SOURCES, 1),
-        (marginalisation, _positive, SOURCES, 1),
-        (external_bayesianity, _positive, SOURCES, 1),
-        (tree_reducibility, _positive, SOURCES, 3),
-        (weight_linearity, _positive, SOURCES, 2),
+        (anonymity, positive_profiles, SOURCES, 2),
+        (neutrality, positive_profiles, SOURCES, 1),
+        (clone_invariance, positive_profiles, SOURCES, 1),
+        (marginalisation, positive_profiles, SOURCES, 1),
+        (external_bayesianity, positive_profiles, SOURCES, 1),
+        (tree_reducibility, positive_profiles, SOURCES, 3),
+        (weight_linearity, positive_profiles, SOURCES, 2),
         (zero_preservation, _impossible, tuple(POSITIVE), 1),
     )
 )  # fmt: skip

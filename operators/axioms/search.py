@@ -47,14 +47,12 @@ def _moved(cases: Cases, sampler: Sampler) -> Cases:
     noise = random.normal(size=cases.log_probs.shape) * scale
     one_teacher = random.random((len(cases.log_probs), cases.rows, 1)) < 0.5
     log_probs = cases.log_probs + np.where(one_teacher, noise, 0.0)
-    if sampler.domain == "floored":
-        log_probs = np.maximum(simplex.log_softmax(log_probs), np.log(sampler.floor / log_probs.shape[-1]))
     weights = cases.weights * np.exp(random.normal(size=cases.weights.shape) * scale[..., 0])
     temperature = cases.temperature
     if temperature is not None:
         temperature = np.clip(temperature * np.exp(random.normal(size=cases.rows) * 0.3), 0.1, 100.0)
     return cases._replace(
-        log_probs=np.asarray(simplex.log_softmax(log_probs)),
+        log_probs=sampler.within(np.asarray(simplex.log_softmax(log_probs))),
         weights=weights / weights.sum(axis=0),
         temperature=temperature,
     )

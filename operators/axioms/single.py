@@ -46,20 +46,21 @@ def joint(fuse: Fuse, cases: Cases) -> Floats:
     return positivity.joint(in_single(fuse), cases)
 
 
-def _single(check: Check, measure: Measure) -> Check:
+def _single(check: Check, measure: Measure, tolerance: float) -> Check:
     explain = check.explain
     return check._replace(
         name=f"{check.name}_float32",
         measure=measure,
         explain=lambda fuse, case: explain(in_single(fuse), case),
         climb=False,
+        tolerance=tolerance,
     )
 
 
 _BY_NAME = {check.name: check for check in (*convexity.CHECKS, *positivity.CHECKS)}
 CHECKS = (
-    _single(_BY_NAME["closure"], closure),
-    _single(_BY_NAME["unanimity"], unanimity),
-    _single(_BY_NAME["odds_internality"], odds_internality),
-    _single(_BY_NAME["joint_positivity"], joint),
+    _single(_BY_NAME["closure"], closure, TOLERANCE),
+    _single(_BY_NAME["unanimity"], unanimity, TOLERANCE),
+    _single(_BY_NAME["odds_internality"], odds_internality, LOG_ODDS),
+    _single(_BY_NAME["joint_positivity"], joint, 0.0),
 )

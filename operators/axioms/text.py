@@ -4,8 +4,8 @@ import numpy as np
 
 from operators.axioms.cases import Floats
 from operators.axioms.certificate import Certificate, Verdict
-from operators.axioms.levels import AXIOMS, LEVELS, required_levels
 from operators.axioms.witness import Witness
+from operators.levels import AXIOMS, LEVELS, required_levels
 
 
 def table(certificate: Certificate) -> str:
@@ -41,15 +41,23 @@ def _line(name: str, verdict: Verdict) -> str:
 def reasons(certificate: Certificate) -> list[str]:
     """Why an operator is refused, a paragraph each: the level missed, and the witness."""
     found = []
-    for name in certificate.violations:
-        verdict = {**certificate.axioms, **certificate.gates}[name]
+    for name, verdict in certificate.missed.items():
         step = f"level {verdict.level} of {verdict.required}" if name in AXIOMS else "a gate"
         promise = (
             f" ({LEVELS[name][min(verdict.level + 1, len(LEVELS[name]) - 1)]})" if name in LEVELS else ""
         )
-        told = f": {tell(verdict.witness)}" if verdict.witness else ""
+        told = f": {tell(verdict.witness)}" if verdict.witness else _unrepeated(verdict)
         found.append(f"{name}, {step}{promise}{told}")
     return found + list(certificate.contradictions)
+
+
+def _unrepeated(verdict: Verdict) -> str:
+    broken = [finding for finding in verdict.findings if not finding.holds]
+    said = "; ".join(
+        f"{one.check.name} on {one.broken:,} of {one.trials:,} cases, and not when asked again"
+        for one in broken
+    )
+    return f": broken by {said}" if said else ""
 
 
 def tell(witness: Witness) -> str:

@@ -41,7 +41,7 @@ def smallest(p, w):
 
 def vote(p, w):
     hard = np.where(np.arange(p.shape[-1]) == p.argmax(axis=-1)[..., None], 0.0, -np.inf)
-    return mean(hard, w)
+    return mean(hard.astype(p.dtype), w)
 
 
 def top_two(p, w):
@@ -61,7 +61,7 @@ def gate(p, w):
 
 def own_weights(p, _):
     shares = np.where(np.arange(p.shape[-1]) % len(p) == np.arange(len(p))[:, None], 0.8, 0.2 / (len(p) - 1))
-    return normal(np.log((shares[:, None] * np.exp(p)).sum(axis=0)))
+    return normal(np.log((shares[:, None].astype(p.dtype) * np.exp(p)).sum(axis=0)))
 
 
 def experts(p, w):
