@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from cachetools import LRUCache
 
@@ -172,11 +172,11 @@ class Ensemble:
             recipe,
             Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k),
             recipe.layout(len(self.classes)),
-            fingerprint(self._question(recipe, admitted.resolved.code)),
+            fingerprint(self._question(recipe, admitted.resolved.identity)),
             admitted.certificate,
         )
 
-    def _question(self, recipe: Recipe, code: str) -> dict[str, object]:
+    def _question(self, recipe: Recipe, operator: list[Any]) -> dict[str, object]:
         """Everything that can change a byte of a target, besides the input."""
         return {
             "format": FORMAT,
@@ -194,7 +194,7 @@ class Ensemble:
                 for member, section in zip(self.members, self.config.teachers, strict=True)
             ],
             "plan": [self.plan.name, "float32", self._plan_code, runtime()],
-            "operator": [recipe.operator.as_dict(), code],
+            "operator": operator,
             "weights": recipe.weights,
             "temperature": recipe.temperature,
             "floor": recipe.floor,
