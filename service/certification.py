@@ -1,16 +1,17 @@
 """``soft-targets certify``: an operator, or every recipe of a configuration, asked and answered."""
 
 import json
-import shlex
-from collections.abc import Iterator
+import math
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.admission import Judgement, ask_again, judge
+from service.admission import Judgement, ask_again, check_accepted, judge, shortened, witnesses_in
 from service.config import load
-from service.errors import ConfigError
+from service.errors import ConfigError, OperatorRefused
 from service.model import OperatorSpec
-from service.plans.operators import resolve
+from service.plans.operators import WORDS, resolve
 
 
 class Answer(NamedTuple):
@@ -18,49 +19,50 @@ class Answer(NamedTuple):
 
     Attributes:
         where: the operator, or the recipe.
-        admitted: with the violations that the recipe accepts.
-        judgement: the certificate.
-        spec: the operator.
+        admitted: with the violations that the recipe accepts; of a witness, whether the law holds.
+        document: as JSON.
+        text: for people.
     """
 
     where: str
     admitted: bool
-    judgement: Judgement
-    spec: OperatorSpec
-
-    @property
-    def text(self) -> str:
-        """The certificate for people, with a command for every witness."""
-        options = ["--operator", self.spec.name]
-        for key, value in self.spec.parameters:
-            options += ["--param", f"{key}={value}"]
-        lines = [f"{self.where}: {self.judgement.text}"]
-        lines += [f"  again: {command}" for command in self.judgement.commands(shlex.join(options))]
-        return "\n".join(lines)
+    document: dict[str, Any]
+    text: str
 
 
-def spec_of(operator: str, parameters: list[str]) -> OperatorSpec:
+def spec_of(operator: str, parameters: Sequence[str]) -> OperatorSpec:
     """An operator from the command line: a name or ``module:factory``, and ``key=value`` pairs.
 
     Raises:
-        ConfigError: a pair has no ``=``, or stands twice.
+        ConfigError: a pair has no ``=``, or stands twice, or its value is none.
     """
     given: dict[str, Any] = {}
     for pair in parameters:
         key, equals, value = pair.partition("=")
         if not equals or not key or key in given:
             raise ConfigError(f"--param {pair!r}: give key=value, each key once")
-        given[key] = _scalar(value)
+        if key in WORDS:
+            raise ConfigError(f"--param {pair!r}: no parameter can be called {key!r}; --operator names it")
+        given[key] = _value(pair, value)
     return OperatorSpec(operator, tuple(sorted(given.items())), ":" in operator)
 
 
-def _scalar(text: str) -> bool | int | float | str:
-    """A number, true or false where it reads as one; else text."""
+def _value(pair: str, text: str) -> bool | float | str:
+    """A JSON value: a number, a boolean, or a text in quotes; what is no JSON is a text as it stands."""
+    if text in {"True", "False"}:
+        raise ConfigError(f"--param {pair!r}: write {text.lower()}, or '\"{text}\"' if the text is meant")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, bool | int | float) else text
+    if not isinstance(value, bool | int | float | str) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise ConfigError(
+            f"--param {pair!r}: give a finite number, true, false or a text; a text that reads otherwise in "
+            f"JSON quotes"
+        )
+    return value
 
 
 def certify_operator(spec: OperatorSpec, **question: Any) -> Answer:
@@ -69,8 +71,9 @@ def certify_operator(spec: OperatorSpec, **question: Any) -> Answer:
     Raises:
         ConfigError: there is no such operator, or it cannot be judged.
     """
-    judgement = judge(*resolve(spec), **question)
-    return Answer(spec.name, judgement.document["admitted"], judgement, spec)
+    given = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in spec.parameters)
+    where = f"{spec.name}({given})" if given else spec.name
+    return _answer(where, judge(*resolve(spec), **question), ())
 
 
 def certify_config(path: Path, **question: Any) -> Iterator[Answer]:
@@ -81,36 +84,67 @@ def certify_config(path: Path, **question: Any) -> Iterator[Answer]:
     """
     for ensemble, config in load(path).ensembles.items():
         for name, section in config.recipes.items():
+            where = f"ensembles.{ensemble}.recipes.{name}"
+            check_accepted(section.accept_violations, where=where)
             recipe = config.recipe(name)
-            judgement = judge(
-                *resolve(recipe.operator),
-                teachers=len(config.teachers),
-                classes=len(config.classes),
-                profile=section.profile,
-                floor=recipe.floor,
-                **question,
-            )
-            document = judgement.document
-            missed = {
-                key
-                for key, verdict in {**document["axioms"], **document["gates"]}.items()
-                if verdict["level"] < verdict["required"]
-            }
-            admitted = not document["contradictions"] and missed <= set(section.accept_violations)
-            yield Answer(f"{ensemble}.{name}", admitted, judgement, recipe.operator)
+            try:
+                judgement = judge(
+                    *resolve(recipe.operator),
+                    teachers=len(config.teachers),
+                    classes=len(config.classes),
+                    profile=section.profile,
+                    floor=recipe.floor,
+                    **question,
+                )
+            except ConfigError as exc:
+                raise ConfigError(f"{where}: {exc}") from None
+            yield _answer(where, judgement, section.accept_violations)
 
 
-def replay_witness(spec: OperatorSpec, text: str) -> Answer:
-    """Ask an operator a witness's question again; what it should hold is admitted.
+def _answer(where: str, judgement: Judgement, accepted: Sequence[str]) -> Answer:
+    certificate = judgement.certificate
+    try:
+        certificate.refuse_unless(accepted, where=where)
+        admitted = True
+    except OperatorRefused:
+        admitted = False
+    violations = certificate.violations
+    waived = [name for name in violations if name in accepted]
+    said = ", accepted violations: " + ", ".join(waived) if waived else ""
+    lines = [f"{where}: {judgement.table}", "", ("ADMITTED" if admitted else "REFUSED") + said]
+    lines += [f"  {shortened(reason)}" for reason in certificate.document["reasons"]]
+    lines += [f"  again: {command}" for command in certificate.commands(violations)]
+    document = {"where": where, "accepted_violations": waived, **certificate.document}
+    return Answer(where, admitted, document, "\n".join(lines))
+
+
+def replay_witnesses(spec: OperatorSpec, given: str) -> list[Answer]:
+    """Ask an operator the questions of witnesses again; what it should hold is admitted.
+
+    Args:
+        spec: the operator.
+        given: a witness as JSON, or a certificate, whose witnesses are asked; ``@file``, or ``-`` for the
+            standard input.
 
     Raises:
-        ConfigError: it is no witness.
+        ConfigError: it cannot be read, or is no witness.
     """
     try:
-        witness = json.loads(text)
-    except ValueError as exc:
-        raise ConfigError(f"--replay is no JSON: {exc}") from None
-    if not isinstance(witness, dict):
-        raise ConfigError("--replay: a witness is an object, as a certificate writes it")
-    judgement = ask_again(resolve(spec).operator, witness)
-    return Answer(spec.name, not judgement.document["broken"], judgement, spec)
+        document = json.loads(_text(given))
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"--replay is no JSON: {exc}; give a witness, @FILE, or - for stdin") from None
+    operator, code, _ = resolve(spec)
+    answers = [ask_again(operator, code, witness) for witness in witnesses_in(document)]
+    return [
+        Answer(spec.name, not one.broken, {"where": spec.name, **one.document}, f"{spec.name}: {one.text}")
+        for one in answers
+    ]
+
+
+def _text(given: str) -> str:
+    try:
+        if given == "-":
+            return sys.stdin.read()
+        return Path(given[1:]).read_text(encoding="utf-8") if given.startswith("@") else given
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"--replay {given}: cannot be read: {exc}") from None

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -116,8 +116,14 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
     server.run(sockets=[listener])
 
 
+# Options of certify that say what a configuration, or a witness, says itself.
+OF_A_QUESTION = ("profile", "teachers", "classes", "floor", "budget", "seed")
+OF_AN_OPERATOR = ("param", "profile", "teachers", "classes", "floor", "replay")
+
+
 @app.command("certify")
 def certify_command(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="The YAML file.", metavar="[CONFIG]")] = None,
     *,
     operator: Annotated[
@@ -134,7 +140,11 @@ def certify_command(
     budget: Annotated[Budget, typer.Option(help="How many cases.")] = Budget.quick,
     seed: Annotated[int, typer.Option(help="Of all cases.", min=0)] = 0,
     replay: Annotated[
-        str | None, typer.Option(metavar="WITNESS", help="Ask a witness's question again, given as JSON.")
+        str | None,
+        typer.Option(
+            metavar="WITNESS",
+            help="Ask a witness's question again: its JSON, @FILE, or - for stdin; or all of a certificate.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -147,23 +157,29 @@ def certify_command(
     telemetry.configure()
     if (config is None) == (operator is None):
         raise _fail("certify takes a CONFIG or an --operator, one of the two", code=2)
+    if config is not None:
+        _refuse_options(
+            context, OF_AN_OPERATOR, "is for --operator: a configuration says it itself, of each recipe"
+        )
+    elif replay is not None:
+        _refuse_options(context, OF_A_QUESTION, "is not for --replay: a witness has its question with it")
     asked = {"budget": budget.value, "seed": seed}
     try:
         if config is not None:
             answers = list(certification.certify_config(config, **asked))
-        elif replay is not None:
-            answers = [
-                certification.replay_witness(certification.spec_of(str(operator), param or []), replay)
-            ]
         else:
-            shape = {"profile": profile.value, "teachers": teachers, "classes": classes, "floor": floor}
             spec = certification.spec_of(str(operator), param or [])
-            answers = [certification.certify_operator(spec, **shape, **asked)]
+            if replay is not None:
+                answers = certification.replay_witnesses(spec, replay)
+            else:
+                shape = {"profile": profile.value, "teachers": teachers, "classes": classes, "floor": floor}
+                answers = [certification.certify_operator(spec, **shape, **asked)]
     except ConfigError as exc:
         raise _fail(str(exc), code=2) from None
     if as_json:
-        documents = [{"where": one.where, **one.judgement.document} for one in answers]
-        typer.echo(json.dumps(documents if config else documents[0], allow_nan=False))
+        documents = [one.document for one in answers]
+        several = config is not None or len(documents) > 1
+        typer.echo(json.dumps(documents if several else documents[0], allow_nan=False))
     else:
         typer.echo("\n\n".join(one.text for one in answers))
     raise typer.Exit(0 if all(one.admitted for one in answers) else 1)
@@ -233,6 +249,14 @@ def _listen(host: str, port: int, *, admit: Callable[[str, list[str]], None]) ->
         said = getattr(exc, "strerror", None) or exc
         raise ConfigError(f"cannot listen on {host} port {port}: {said}; set server.host or port") from None
     return listener
+
+
+def _refuse_options(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse an option that would be ignored."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise _fail(f"--{name} {why}; leave it out", code=2)
 
 
 def _fail(message: str, *, code: int) -> typer.Exit:

@@ -31,7 +31,8 @@ def fingerprint(question: Any) -> str:
 
 def certificate_id(question: Any, code: str) -> str:
     """The name of a certificate: BLAKE3-256 of what was asked of which code under which versions."""
-    versions = {"python": platform.python_version_tuple()[:2], "numpy": metadata.version("numpy")}
+    versions = {name: metadata.version(name) for name in ("numpy", "array-api-compat")}
+    versions["python"] = ".".join(platform.python_version_tuple()[:2])
     return fingerprint([question, code, versions])
 
 

@@ -207,6 +207,8 @@ def reply(
         "recipe": effective.name,
         "fingerprint": effective.fingerprint,
         "temperature": effective.recipe.temperature,
+        "certificate": effective.certificate.id,
+        "violations": effective.certificate.violations,
         "targets": [
             {
                 "row_id": row_ids[row],

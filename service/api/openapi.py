@@ -90,12 +90,26 @@ _SOFT_TARGETS: dict[str, Any] = {
                 JSON: {
                     "schema": {
                         "type": "object",
-                        "required": ["ensemble", "recipe", "fingerprint", "temperature", "targets"],
+                        "required": [
+                            "ensemble",
+                            "recipe",
+                            "fingerprint",
+                            "temperature",
+                            "certificate",
+                            "violations",
+                            "targets",
+                        ],
                         "properties": {
                             "ensemble": {"type": "string"},
                             "recipe": {"type": "string"},
                             "fingerprint": {"type": "string"},
                             "temperature": {"type": "number"},
+                            "certificate": {"type": "string", "description": "the id of the operator's"},
+                            "violations": {
+                                "type": "array",
+                                "items": {"type": "string"},
+                                "description": "axioms that the configuration lets the operator violate",
+                            },
                             "targets": {
                                 "type": "array",
                                 "items": {

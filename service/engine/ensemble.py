@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from cachetools import LRUCache
 
@@ -201,7 +201,7 @@ class Ensemble:
             recipe,
             pair,
             recipe.layout(len(self.classes)),
-            fingerprint(self._question(recipe, admitted.resolved.code, self.plans.name_of(pair))),
+            fingerprint(self._question(recipe, admitted.resolved.identity, self.plans.name_of(pair))),
             admitted.certificate,
         )
 
@@ -210,7 +210,7 @@ class Ensemble:
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
         return Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
 
-    def _question(self, recipe: Recipe, code: str, plan: str) -> dict[str, object]:
+    def _question(self, recipe: Recipe, operator: list[Any], plan: str) -> dict[str, object]:
         """Everything that can change a byte of a target, besides the input."""
         return {
             "format": FORMAT,
@@ -228,7 +228,7 @@ class Ensemble:
                 for member, section in zip(self.members, self.config.teachers, strict=True)
             ],
             "plan": [plan, self._plan_code, runtime()],
-            "operator": [recipe.operator.as_dict(), code],
+            "operator": operator,
             "weights": recipe.weights,
             "temperature": recipe.temperature,
             "floor": recipe.floor,

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import NamedTuple
 
-from service.admission import Certificate, Certifier
+from service.admission import Certificate, Certifier, check_accepted
 from service.config import Ensemble as EnsembleConfig
 from service.config import RecipeSection
 from service.errors import ConfigError
-from service.model import OperatorSpec, Recipe
+from service.model import Recipe
 from service.plans.operators import Resolved, resolve
 
 
@@ -16,8 +16,8 @@ class Admitted(NamedTuple):
 
     Attributes:
         section: as it was written.
-        recipe: with weights normalised and all of the operator's parameters, defaults included.
-        resolved: the operator that fuses, and the digest of its code.
+        recipe: with weights normalised, and the operator as it is given; a built-in one with its defaults.
+        resolved: the operator that fuses, and what tells it from every other.
         certificate: why it may.
     """
 
@@ -40,10 +40,11 @@ def admit(
         where: for messages.
 
     Raises:
-        ConfigError: the operator is unknown, or cannot be judged.
+        ConfigError: the operator is unknown, or cannot be judged; or what is accepted is no axiom.
         OperatorRefused: it does not reach its profile, and that was not accepted.
     """
     recipe = config.recipe(name, section)
+    check_accepted(section.accept_violations, where=where)  # before the seconds that a certificate takes
     try:
         resolved = resolve(recipe.operator)
         certificate = certifier.certificate(
@@ -56,6 +57,4 @@ def admit(
     except ConfigError as exc:
         raise ConfigError(f"{where}: {exc}") from None
     certificate.refuse_unless(section.accept_violations, where=where)
-    spec = recipe.operator
-    full = OperatorSpec(spec.name, resolved.operator.parameters, spec.imported)
-    return Admitted(section, dataclasses.replace(recipe, operator=full), resolved, certificate)
+    return Admitted(section, dataclasses.replace(recipe, operator=resolved.given), resolved, certificate)

@@ -6,118 +6,280 @@ A name is a built-in operator, or an entry point of the group ``soft_targets.ope
 with no claims.
 """
 
+import functools
 import importlib
 import inspect
+import math
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
 
 import operators
-from operators import BUILTIN, Operator
-from operators.errors import OperatorError
+from operators import BUILTIN, Domain, Operator
+from operators.axioms import LEVELS
+from operators.errors import OperatorError, suggestion
 from service.errors import ConfigError
-from service.keys import canonical_json, files_digest, fingerprint, sources_digest
+from service.keys import fingerprint, sources_digest
 from service.model import OperatorSpec, nearest
+from service.plans.sources import code_behind
 
 GROUP = "soft_targets.operators"
 BUILTIN_NAMES = frozenset(BUILTIN)
+# What a recipe writes beside the parameters.
+WORDS = frozenset({"name", "import"})
 
 
 class Resolved(NamedTuple):
-    """An operator and the digest of all the code it is made of."""
+    """An operator, and what tells it from every other.
+
+    Attributes:
+        operator: the rule.
+        code: the digest of all the code it is made of.
+        given: as the recipe gives it; of a built-in operator with all parameters, defaults included.
+    """
 
     operator: Operator
     code: str
+    given: OperatorSpec
+
+    @property
+    def identity(self) -> list[Any]:
+        """As it is given, what it says of itself, and its code: an operator may keep back a parameter."""
+        operator = self.operator
+        return [self.given, operator.name, operator.parameters, operator.domain, self.code]
+
+
+class _Found(NamedTuple):
+    """What a path leads to.
+
+    Attributes:
+        factory: callable.
+        code: the digest of its sources.
+        origin: the path, and the distribution it comes from.
+    """
+
+    factory: Callable[..., Any]
+    code: str
+    origin: tuple[str, str | None]
 
 
 def resolve(spec: OperatorSpec) -> Resolved:
     """The operator that a recipe names.
 
     Raises:
-        ConfigError: there is none, it cannot be imported or made, or a parameter is unknown or impossible.
+        ConfigError: there is none, it cannot be imported or made, a parameter is unknown or impossible, or
+            what was made is no operator.
     """
-    builtin = sources_digest(Path(operators.__path__[0]))
     if not spec.imported and spec.name in BUILTIN:
         try:
-            return Resolved(operators.make(spec.name, **dict(spec.parameters)), builtin)
+            made = operators.make(spec.name, **dict(spec.parameters))
         except OperatorError as exc:
             raise ConfigError(f"operator: {exc}") from None
-    factory, distribution = _imported(spec.name) if spec.imported else _entry_point(spec.name)
-    operator = _made(factory, spec)
-    module = inspect.getmodule(factory)
-    source = getattr(module, "__file__", None)
-    own = files_digest([("", Path(source))]) if source and Path(source).is_file() else spec.name
-    return Resolved(operator, fingerprint([builtin, own, distribution]))
+        return Resolved(made, _builtin_code(), OperatorSpec(spec.name, made.parameters))
+    found = _imported(spec.name) if spec.imported else _entry_point(spec.name)
+    operator = _made(found.factory, spec)
+    return Resolved(operator, fingerprint([_builtin_code(), found.code, found.origin]), spec)
 
 
-def _imported(path: str) -> tuple[Callable[..., Any], str | None]:
+@functools.cache  # what a process runs is what it loaded
+def _builtin_code() -> str:
+    return sources_digest(Path(operators.__path__[0]))
+
+
+def _imported(path: str) -> _Found:
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
         raise ConfigError(f'operator: import {path!r} must look like "package.module:name"')
     try:
         module = importlib.import_module(module_name)
-    except Exception as exc:  # noqa: BLE001 - whatever a user's module raises when it is imported
-        raise ConfigError(f"operator: cannot import {module_name!r}: {type(exc).__name__}: {exc}") from None
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a user's module raises when it is imported
         raise ConfigError(
-            f"operator: {module_name!r} has no function {attribute!r}{nearest(attribute, dir(module))}"
+            f"operator: cannot import {module_name!r}: {type(exc).__name__}: {exc}; its folder must be on "
+            "PYTHONPATH, or the package installed"
+        ) from None
+    if not hasattr(module, attribute):
+        functions = [name for name, value in vars(module).items() if callable(value)]
+        raise ConfigError(
+            f"operator: {module_name!r} has no function {attribute!r}{nearest(attribute, functions)}"
         )
-    return factory, _version(module_name.partition(".")[0])
+    factory = _callable(getattr(module, attribute), path)
+    distributions = metadata.packages_distributions().get(module_name.partition(".")[0], ())
+    versions = ", ".join(sorted({f"{one} {metadata.version(one)}" for one in distributions}))
+    return _Found(factory, code_behind(module, factory), (path, versions or None))
 
 
-def _version(package: str) -> str | None:
-    for distribution in metadata.packages_distributions().get(package, ()):
-        return f"{distribution} {metadata.version(distribution)}"
-    return None
-
-
-def _entry_point(name: str) -> tuple[Callable[..., Any], str | None]:
-    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
-    if name not in found:
-        raise ConfigError(f"operator: no operator {name!r}{nearest(name, {*BUILTIN, *found})}")
-    entry = found[name]
+def _entry_point(name: str) -> _Found:
+    entries = metadata.entry_points(group=GROUP)
+    found = {entry.value: entry for entry in entries if entry.name == name}
+    if not found:
+        known = {*BUILTIN, *(entry.name for entry in entries)}
+        raise ConfigError(f"operator: no operator {name!r}{nearest(name, known)}")
+    if len(found) > 1:
+        raise ConfigError(
+            f"operator: entry point {name!r} is offered more than once, as {', '.join(sorted(found))}; "
+            "uninstall all but one"
+        )
+    entry = next(iter(found.values()))
     try:
-        factory = entry.load()
-    except Exception as exc:  # noqa: BLE001 - whatever a user's module raises when it is imported
-        raise ConfigError(f"operator: entry point {name!r} cannot be loaded: {exc}") from None
-    return factory, f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
+        loaded = entry.load()
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a user's module raises when it is imported
+        raise ConfigError(
+            f"operator: entry point {name!r} ({entry.value}) cannot be loaded: {type(exc).__name__}: {exc}"
+        ) from None
+    factory = _callable(loaded, f"{name} ({entry.value})")
+    version = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
+    return _Found(factory, code_behind(sys.modules[entry.module], factory), (entry.value, version))
+
+
+def _callable(value: Any, path: str) -> Callable[..., Any]:
+    if not callable(value):
+        what = "an Operator" if isinstance(value, Operator) else f"{type(value).__name__} {value!r:.80}"
+        raise ConfigError(
+            f"operator: {path!r} is {what}, not a function: name one that returns an Operator, or a bare "
+            "fuse(log_probs, weights)"
+        )
+    return value  # type: ignore[no-any-return]
 
 
 def _made(factory: Callable[..., Any], spec: OperatorSpec) -> Operator:
     """Call the factory, or take the function for the operator itself."""
-    if _is_fuse(factory):
-        if spec.parameters:
-            raise ConfigError(f"operator: {spec.name!r} is a bare fuse function and takes no parameters")
+    where = f"operator: {spec.name!r}"
+    if _is_fuse(factory, spec):
         return Operator(spec.name, (), factory, "floored")
+    called = f"{where} with {dict(spec.parameters)}"
     try:
         made = factory(**dict(spec.parameters))
-    except (OperatorError, TypeError, ValueError) as exc:
-        raise ConfigError(f"operator: {spec.name!r} with {dict(spec.parameters)}: {exc}") from None
-    if isinstance(made, Operator):
-        try:
-            canonical_json(made.parameters)
-        except (TypeError, ValueError):
+    except (OperatorError, ValueError) as exc:
+        raise ConfigError(f"{called}: {exc}") from None
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a user's factory raises
+        raise ConfigError(
+            f"{called}: it raised {type(exc).__name__}: {exc}; a factory takes the recipe's parameters and "
+            "returns an Operator or a fuse function"
+        ) from None
+    if not isinstance(made, Operator):
+        if not callable(made):
             raise ConfigError(
-                f"operator: {spec.name!r}: its parameters must be numbers, text or booleans"
-            ) from None
-        return made
-    if callable(made):
-        return Operator(spec.name, spec.parameters, made, "floored")
-    raise ConfigError(
-        f"operator: {spec.name!r} returned {type(made).__name__}; a factory returns an Operator or a fuse "
-        "function"
-    )
-
-
-def _is_fuse(function: Callable[..., Any]) -> bool:
-    """Whether it takes two arguments by position, as ``fuse(log_probs, weights)`` does and no factory may."""
+                f"{where} returned {type(made).__name__}; a factory returns an Operator or a fuse function"
+            )
+        made = Operator(spec.name, spec.parameters, made, "floored")
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        made = _checked(made)
+    except OperatorError as exc:
+        raise ConfigError(f"{where} returned an Operator that is none: {exc}") from None
+    _agrees(made, spec)
+    return made
+
+
+def _agrees(operator: Operator, spec: OperatorSpec) -> None:
+    """An operator that was given one value and says another would be certified for what it is not."""
+    own = dict(operator.parameters)
+    for key, given in spec.parameters:
+        kept = own.get(key, given)
+        if kept != given or isinstance(kept, bool) != isinstance(given, bool):
+            raise ConfigError(
+                f"operator: {spec.name!r} was given {key} = {given!r}, and its own parameters say {key} = "
+                f"{kept!r}; give the value that it keeps, or mend the parameters of the Operator"
+            )
+
+
+def _is_fuse(function: Callable[..., Any], spec: OperatorSpec) -> bool:
+    """Whether it needs two arguments by position, as ``fuse(log_probs, weights)`` does and no factory may."""
+    try:
+        arguments = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return False
     required = [
-        one for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+        one
+        for one in arguments
+        if one.default is one.empty and one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD}
     ]
-    return len(required) == len(parameters) == 2  # noqa: PLR2004 - log_probs, weights
+    by_position = [
+        one.name for one in required if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
+    ]
+    if inspect.isclass(function) or len(by_position) != 2 or len(required) != 2:  # noqa: PLR2004 - log_probs, weights
+        return False
+    named = " and ".join(by_position)
+    if spec.parameters:
+        if {*by_position} <= dict(spec.parameters).keys():
+            return False  # a factory whose parameters are all given
+        raise ConfigError(
+            f"operator: {spec.name!r} needs {named}, so it is taken for a bare fuse function, which takes no "
+            "parameters; a factory is a function of keywords, all of them given or with defaults"
+        )
+    if _makes_an_operator(function):
+        raise ConfigError(
+            f"operator: {spec.name!r} is a factory that needs {named}: give both as parameters of the recipe"
+        )
+    return True
+
+
+def _makes_an_operator(function: Callable[..., Any]) -> bool:
+    """Whether what looks like a fuse function is a factory; what it raises is the certifier's to tell."""
+    try:
+        with np.errstate(all="ignore"):
+            made = function(np.log(np.full((2, 1, 2), 0.5)), np.full((2, 1), 0.5))
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever a user's function raises
+        return False
+    return isinstance(made, Operator) or callable(made)
+
+
+def _checked(operator: Operator) -> Operator:
+    """The operator, if it is what its type says: a user's factory may fill in anything.
+
+    Raises:
+        OperatorError: naming the field.
+    """
+    name, parameters, fuse, domain, claims, disclaimers = operator
+    if not isinstance(name, str) or not name:
+        raise OperatorError(f"its name is {name!r}; give a text")
+    if not callable(fuse):
+        raise OperatorError(f"its fuse is {fuse!r}; give a function of log_probs and weights")
+    if domain not in get_args(Domain):
+        raise OperatorError(f"its domain is {domain!r}; give 'zeros' or 'floored'")
+    return operator._replace(
+        parameters=_pairs(parameters), claims=_said(claims), disclaimers=_said(disclaimers)
+    )
+
+
+def _pairs(parameters: Any) -> tuple[tuple[str, Any], ...]:
+    try:
+        pairs = sorted((name, value) for name, value in parameters)
+        unique = len(dict(pairs)) == len(pairs)
+    except (TypeError, ValueError):
+        raise OperatorError(f"its parameters are {parameters!r:.200}; give pairs (name, value)") from None
+    for name, value in pairs:
+        if not isinstance(name, str) or name in WORDS:
+            raise OperatorError(f"one of its parameters is called {name!r}; give another text")
+        if not isinstance(value, bool | int | float | str) or (
+            isinstance(value, float) and not math.isfinite(value)
+        ):
+            raise OperatorError(
+                f"its parameter {name!r} is {value!r:.200}; give a finite number, a text, true or false"
+            )
+    if not unique:
+        raise OperatorError(f"its parameters {parameters!r:.200} hold a name twice")
+    return tuple(pairs)
+
+
+def _said(promises: Any) -> tuple[Any, ...]:
+    """Claims or disclaimers."""
+    try:
+        for promise in promises:
+            if promise.axiom not in LEVELS:
+                raise OperatorError(
+                    f"it speaks of the axiom {promise.axiom!r}: {suggestion(str(promise.axiom), LEVELS)}"
+                )
+            if promise.level not in range(len(LEVELS[promise.axiom])):
+                raise OperatorError(
+                    f"it speaks of level {promise.level!r} of {promise.axiom}, whose levels are 0 to "
+                    f"{len(LEVELS[promise.axiom]) - 1}"
+                )
+        return tuple(promises)
+    except (AttributeError, TypeError):
+        raise OperatorError(
+            f"its claims or disclaimers are {promises!r:.200}; give tuples of Claim and Disclaimer"
+        ) from None
