@@ -8,7 +8,7 @@ import numpy as np
 from operators import simplex
 from operators.axioms.cases import Cases, Floats, total_variation
 from operators.axioms.check import Check, Sampler, shown
-from operators.axioms.generators import POSITIVE, Generator
+from operators.axioms.generators import POSITIVE, Generator, lifted
 from operators.base import Fuse
 
 AXIOM = "continuity"
@@ -157,8 +157,8 @@ def _approach(cases: Cases, depth: float, way: int) -> tuple[Floats, Floats]:
 
 def segments(sampler: Sampler, generator: Generator, rows: int) -> Cases:
     """Segments that cross ties: to other beliefs, to swapped teachers or classes, from vertex to vertex."""
-    log_probs = _lifted(sampler.beliefs(generator, rows))
-    far = _lifted(sampler.beliefs(generator, rows))
+    log_probs = lifted(sampler.beliefs(generator, rows), LOWEST)
+    far = lifted(sampler.beliefs(generator, rows), LOWEST)
     weights, far_weights = sampler.weights(rows), sampler.weights(rows)
     kind = np.arange(rows) % (6 if sampler.teachers > 1 else 3)  # a lone teacher's weight moves nowhere
     order = sampler.random.permutation(sampler.teachers)
@@ -178,13 +178,9 @@ def segments(sampler: Sampler, generator: Generator, rows: int) -> Cases:
     return Cases(log_probs, weights, far_log_probs=far, far_weights=far_weights)
 
 
-def _lifted(log_probs: Floats) -> Floats:
-    return np.asarray(simplex.log_softmax(np.maximum(log_probs, np.log(LOWEST))))
-
-
 def _vanishing(sampler: Sampler, generator: Generator, rows: int) -> Cases:
     return Cases(
-        _lifted(sampler.beliefs(generator, rows)),
+        lifted(sampler.beliefs(generator, rows), LOWEST),
         sampler.positive_weights(rows),
         towards=sampler.random.integers(sampler.teachers, size=rows),
     )

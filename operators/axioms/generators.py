@@ -123,5 +123,10 @@ def positive_weights(random: np.random.Generator, teachers: int, rows: int) -> F
     return np.asarray(drawn / drawn.sum(axis=0))
 
 
+def lifted(log_probs: Floats, lowest: float) -> Floats:
+    """No probability below ``lowest``, up to what normalising takes."""
+    return np.asarray(simplex.log_softmax(np.maximum(log_probs, np.log(lowest))))
+
+
 def _normalised(probabilities: Floats) -> Floats:
     return np.asarray(np.log(probabilities / probabilities.sum(axis=-1, keepdims=True)))

@@ -4,7 +4,7 @@ import numpy as np
 
 from operators.axioms.cases import Cases, Floats, divergence, hilbert, total_variation
 from operators.axioms.check import Check, Sampler, outside, shown, where_answered
-from operators.axioms.generators import POSITIVE, Generator
+from operators.axioms.generators import POSITIVE, Generator, lifted
 from operators.base import Fuse
 
 AXIOM = "weight_monotonicity"
@@ -14,6 +14,9 @@ LOG_ODDS = 1e-7
 VERTEX = 1e-8
 CLASSWISE = 1e-9
 STILL = 1e-12  # total variation below which nothing moved
+# The smallest probability where dead zones are sought. With r = -2, and two teachers that rule out each
+# other's classes by 1e-9, what a third one adds is 1e-18 of the rest, and no float64 moves by that.
+CLEAR = 1e-4
 FAR = 0.05  # total variation from where there is a way to go
 
 
@@ -102,6 +105,11 @@ def _paths(sampler: Sampler, generator: Generator, rows: int) -> Cases:
     )
 
 
+def _clear_paths(sampler: Sampler, generator: Generator, rows: int) -> Cases:
+    cases = _paths(sampler, generator, rows)
+    return cases._replace(log_probs=lifted(cases.log_probs, CLEAR))
+
+
 def _explain_path(fuse: Fuse, case: Cases) -> dict[str, object]:
     answers = path(fuse, case)[:, 0]
     distance = divergence(answers[-1], answers)
@@ -161,7 +169,7 @@ CHECKS = (
     ),
     Check(
         "no_dead_zone", AXIOM, 2, "a step of .02 towards p_k moves A", no_dead_zone, _explain_ends,
-        draw=_paths, cost="paths", sources=tuple(POSITIVE), needs=2,
+        draw=_clear_paths, cost="paths", sources=tuple(POSITIVE), needs=2,
     ),
     Check(
         "probabilities_move_one_way", AXIOM, 3, "A_c is monotone in d along (1-d) w + d e_k",

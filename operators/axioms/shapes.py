@@ -109,5 +109,5 @@ def shapes(check: Check, budget: Budget, *, teachers: int, classes: int) -> Iter
 
 def rows_at(teachers: int, classes: int, *, segments: bool = False) -> int:
     """How many rows of a size are asked at once; segments, which are asked fifty times, have fewer."""
-    most = MOST_NUMBERS // 2 if segments else MOST_NUMBERS
+    most = MOST_NUMBERS // 4 if segments else MOST_NUMBERS
     return max(FEWEST_ROWS, min(BATCH_ROWS, most // (teachers * classes)))

@@ -121,7 +121,7 @@ def test_a_steep_slope_is_no_jump(exponent):
         question = question_of(asked, teachers=teachers, classes=3, seed=seed, floor=floor)
         trials = Trials(asked, question, floor=floor)
         with np.errstate(all="ignore"):
-            for law in ("no_jump", "weight_to_zero", "no_jump_in_temperature"):
+            for law in ("no_jump", "weight_to_zero", "no_jump_in_temperature", "no_dead_zone"):
                 assert trials.find(CHECKS[law]).holds
     assert certify(asked, teachers=2, classes=3, floor=1e-9).admitted
 
