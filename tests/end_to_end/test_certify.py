@@ -30,7 +30,7 @@ def sharp(*, power=1.0, flag=True, word="1"):
 
 
 def sharp_over_many(log_probs, weights):
-    return geometric().fuse(log_probs, weights) + (0.1 if log_probs.shape[-1] >= 20 else 0)
+    return geometric().fuse(log_probs, weights) + (0.1 if log_probs.shape[-1] >= 500 else 0)
 
 
 def raises():
@@ -104,7 +104,7 @@ def test_the_command_gives_every_parameter_as_it_was(own):
 
 
 def test_a_witness_is_replayed_from_a_file_from_stdin_and_out_of_a_certificate(own, tmp_path):
-    said = certify("--operator", "own_pools:sharp_over_many", "--classes", "300", "--floor", "1e-4", **own)
+    said = certify("--operator", "own_pools:sharp_over_many", "--classes", "500", "--floor", "1e-4", **own)
     assert said.returncode == 1
     assert len(said.stdout) < 20_000
     (pasted,) = set(re.findall(r"again: (soft-targets certify .*)", said.stdout))
