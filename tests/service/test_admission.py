@@ -214,7 +214,7 @@ def test_what_is_raised_where_an_operator_is_asked_is_told():
     def leaves(*_):
         raise SystemExit(3)
 
-    with pytest.raises(ConfigError, match="'leaves' cannot be judged: .*SystemExit: 3"):
+    with pytest.raises(ConfigError, match=r"'leaves' cannot be judged: .*SystemExit: 3"):
         certified(None, Operator("leaves", (), leaves, "zeros"))
     for floor in (0.0, 1.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="give a number between 0 and 1"):
