@@ -1,6 +1,10 @@
 """The documents tell the truth: the README's ensemble is served and its loop trains on it."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +51,27 @@ def test_the_readme_s_ensemble_is_served_and_its_loop_trains(animals):
     assert names["client"].stats.rows == 120
     assert names["client"].stats.rows_by_source["miss"] == 40
     assert names["client"].stats.rows_by_source["hit"] == 80
+
+
+def test_the_readme_s_operators_are_admitted_and_refused_as_it_says(tmp_path):
+    (tmp_path / "animals.yaml").write_text(block("yaml"))
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    ended = []
+    for line in re.findall(r"^    (.*soft-targets certify .*)$", README, re.MULTILINE):
+        *settings, _ = line.split("soft-targets")[0].split(" ")
+        given = dict(one.split("=") for one in settings)
+        paths = [given.get("PYTHONPATH", ""), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        done = subprocess.run(
+            [sys.executable, "-m", "service", *shlex.split(line.split("soft-targets ")[1])],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        ended.append((done.returncode, done.stderr))
+    assert ended == [(0, ""), (0, ""), (1, "")]
 
 
 def test_the_readme_names_every_key_that_is_supported(tmp_path):

@@ -126,8 +126,8 @@ def witnesses_in(document: Any) -> list[Mapping[str, Any]]:
         return [document]
     if not isinstance(document, dict) or not graded(document):
         raise ConfigError(
-            "a witness is an object with 'check' and 'case', as a certificate writes it; a whole certificate "
-            "is taken too"
+            "what is no witness cannot be replayed: give an object with 'check' and 'case', as a certificate "
+            "writes it, or a whole certificate"
         )
     both = {**document["axioms"], **document["gates"]}
     found = [both[name]["witness"] for name in missed(document) if both[name]["witness"]]

@@ -9,19 +9,17 @@ with no claims.
 import functools
 import importlib
 import inspect
-import math
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import operators
-from operators import BUILTIN, Domain, Operator
-from operators.axioms import LEVELS
-from operators.errors import OperatorError, suggestion
+from operators import BUILTIN, Operator, checked
+from operators.errors import OperatorError
 from service.errors import ConfigError
 from service.keys import fingerprint, sources_digest
 from service.model import OperatorSpec, nearest
@@ -167,7 +165,7 @@ def _made(factory: Callable[..., Any], spec: OperatorSpec) -> Operator:
             )
         made = Operator(spec.name, spec.parameters, made, "floored")
     try:
-        made = _checked(made)
+        made = checked(made)
     except OperatorError as exc:
         raise ConfigError(f"{where} returned an Operator that is none: {exc}") from None
     _agrees(made, spec)
@@ -175,8 +173,10 @@ def _made(factory: Callable[..., Any], spec: OperatorSpec) -> Operator:
 
 
 def _agrees(operator: Operator, spec: OperatorSpec) -> None:
-    """An operator that was given one value and says another would be certified for what it is not."""
+    """What was given one value and says another would be certified for what it is not."""
     own = dict(operator.parameters)
+    for key in own.keys() & WORDS:
+        raise ConfigError(f"operator: {spec.name!r} has a parameter called {key!r}; call it otherwise")
     for key, given in spec.parameters:
         kept = own.get(key, given)
         if kept != given or isinstance(kept, bool) != isinstance(given, bool):
@@ -225,61 +225,3 @@ def _makes_an_operator(function: Callable[..., Any]) -> bool:
     except (Exception, SystemExit):  # noqa: BLE001 - whatever a user's function raises
         return False
     return isinstance(made, Operator) or callable(made)
-
-
-def _checked(operator: Operator) -> Operator:
-    """The operator, if it is what its type says: a user's factory may fill in anything.
-
-    Raises:
-        OperatorError: naming the field.
-    """
-    name, parameters, fuse, domain, claims, disclaimers = operator
-    if not isinstance(name, str) or not name:
-        raise OperatorError(f"its name is {name!r}; give a text")
-    if not callable(fuse):
-        raise OperatorError(f"its fuse is {fuse!r}; give a function of log_probs and weights")
-    if domain not in get_args(Domain):
-        raise OperatorError(f"its domain is {domain!r}; give 'zeros' or 'floored'")
-    return operator._replace(
-        parameters=_pairs(parameters), claims=_said(claims), disclaimers=_said(disclaimers)
-    )
-
-
-def _pairs(parameters: Any) -> tuple[tuple[str, Any], ...]:
-    try:
-        pairs = sorted((name, value) for name, value in parameters)
-        unique = len(dict(pairs)) == len(pairs)
-    except (TypeError, ValueError):
-        raise OperatorError(f"its parameters are {parameters!r:.200}; give pairs (name, value)") from None
-    for name, value in pairs:
-        if not isinstance(name, str) or name in WORDS:
-            raise OperatorError(f"one of its parameters is called {name!r}; give another text")
-        if not isinstance(value, bool | int | float | str) or (
-            isinstance(value, float) and not math.isfinite(value)
-        ):
-            raise OperatorError(
-                f"its parameter {name!r} is {value!r:.200}; give a finite number, a text, true or false"
-            )
-    if not unique:
-        raise OperatorError(f"its parameters {parameters!r:.200} hold a name twice")
-    return tuple(pairs)
-
-
-def _said(promises: Any) -> tuple[Any, ...]:
-    """Claims or disclaimers."""
-    try:
-        for promise in promises:
-            if promise.axiom not in LEVELS:
-                raise OperatorError(
-                    f"it speaks of the axiom {promise.axiom!r}: {suggestion(str(promise.axiom), LEVELS)}"
-                )
-            if promise.level not in range(len(LEVELS[promise.axiom])):
-                raise OperatorError(
-                    f"it speaks of level {promise.level!r} of {promise.axiom}, whose levels are 0 to "
-                    f"{len(LEVELS[promise.axiom]) - 1}"
-                )
-        return tuple(promises)
-    except (AttributeError, TypeError):
-        raise OperatorError(
-            f"its claims or disclaimers are {promises!r:.200}; give tuples of Claim and Disclaimer"
-        ) from None

@@ -74,6 +74,17 @@ def test_an_operator_below_its_profile_is_refused_with_the_witness(putting):
     assert putting.put(f"{RECIPES}/max", json=recipe | {"profile": "paper"}).status_code == 201
 
 
+def test_every_json_reply_names_its_certificate(client, toy):
+    info = client.get("/v1/ensembles/toy").json()["recipes"]
+    for name, recipe in info.items():
+        body = {"inputs": {"pixels": toy.rows(1).tolist()}}
+        reply = client.post(f"/v1/ensembles/toy/soft-targets?recipe={name}", json=body).json()
+        assert (reply["certificate"], reply["violations"]) == (recipe["certificate"], [])
+        schema = client.get("/openapi.json").json()["paths"]["/v1/ensembles/{ensemble}/soft-targets"]["post"]
+        described = schema["responses"]["200"]["content"]["application/json"]["schema"]
+        assert set(described["required"]) == set(described["properties"]) == set(reply)
+
+
 @pytest.mark.parametrize(
     ("name", "recipe", "said"),
     [

@@ -1,5 +1,6 @@
 """Keys as whoever runs a server and whoever trains a student meet them."""
 
+import shlex
 import subprocess
 import sys
 
@@ -90,3 +91,48 @@ def test_a_key_made_by_the_command_opens_the_server(configured, tmp_path, start,
     assert "open to others (mode 0644)" in log
     assert key not in log
     assert "st_wrong" not in log
+
+
+def test_a_recipe_is_put_with_a_key_that_may(configured, tmp_path, start, toy):
+    keys_file = tmp_path / "keys.jsonl"
+    made = {
+        scope: soft_targets("key", "new", "--keys-file", keys_file, "--scope", scope).stdout.strip()
+        for scope in ("targets:read", "recipes:write")
+    }
+    server = start(configured("{port: 0}", "auth: {keys_file: keys.jsonl}"))
+    path = f"{server.url}/v1/ensembles/toy/recipes/mean"
+
+    def put(recipe, scope="recipes:write", path=path):
+        headers = {"Authorization": f"Bearer {made[scope]}"} if scope else {}
+        return httpx2.put(path, json=recipe, headers=headers, timeout=60)
+
+    recipe = {"operator": "linear", "temperature": 3}
+    assert put(recipe, None).status_code == 401
+    denied = put(recipe, "targets:read")
+    assert (denied.status_code, denied.json()["code"]) == (403, "forbidden")
+    assert "recipes:write" in denied.json()["error"]
+    created = put(recipe)
+    assert created.status_code == 201, created.text
+    assert created.json()["admitted"]
+    again = put(recipe)
+    assert (again.status_code, again.json()) == (200, created.json())
+    taken = put(recipe | {"temperature": 2})
+    assert (taken.status_code, taken.json()["code"]) == (409, "recipe_exists")
+
+    refused = put({"operator": "weighted_max"}, path=path + "imum")
+    assert (refused.status_code, refused.json()["code"]) == (422, "operator_refused")
+    witness = refused.json()["certificate"]["axioms"]["weight_monotonicity"]["witness"]
+    assert witness["code"] == refused.json()["certificate"]["code"]
+    assert witness["again"] in refused.json()["error"]
+    shown = soft_targets(*shlex.split(witness["again"])[1:])
+    assert shown.returncode == 1
+    assert "BROKEN" in shown.stdout
+
+    reader = {"Authorization": f"Bearer {made['targets:read']}"}
+    body = {"inputs": {"pixels": toy.rows(2).tolist()}}
+    answered = httpx2.post(
+        f"{server.url}/v1/ensembles/toy/soft-targets?recipe=mean", json=body, headers=reader
+    )
+    assert answered.json()["certificate"] == created.json()["id"]
+    assert answered.json()["violations"] == []
+    assert "maximum" not in httpx2.get(f"{server.url}/v1/ensembles/toy", headers=reader).json()["recipes"]

@@ -214,7 +214,7 @@ def test_what_is_raised_where_an_operator_is_asked_is_told():
     def leaves(*_):
         raise SystemExit(3)
 
-    with pytest.raises(ConfigError, match="'leaves' cannot be judged: asking it raised SystemExit: 3"):
+    with pytest.raises(ConfigError, match=r"'leaves' cannot be judged: .*SystemExit: 3"):
         certified(None, Operator("leaves", (), leaves, "zeros"))
     for floor in (0.0, 1.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="give a number between 0 and 1"):
@@ -296,14 +296,14 @@ def test_a_refusal_tells_the_commands_that_show_it_again():
 def test_a_witness_over_many_classes_goes_by_a_file():
     def sharper_over_many(log_probs, weights):
         pool = geometric().fuse(log_probs, weights)
-        return pool + 0.1 if log_probs.shape[-1] >= 20 else pool
+        return pool + 0.1 if log_probs.shape[-1] >= 500 else pool
 
     given = OperatorSpec("own:pool", imported=True)
     operator = Operator("own:pool", (), sharper_over_many, "floored")
-    found = judge(operator, "code", given, **SHAPE | {"classes": 300, "floor": 1e-4}).certificate
+    found = judge(operator, "code", given, **SHAPE | {"classes": 500, "floor": 1e-4}).certificate
     (command,) = found.commands(["convexity_preservation"])
     assert command == (
-        "soft-targets certify --operator own:pool --profile strict --teachers 3 --classes 300 --floor 0.0001 "
+        "soft-targets certify --operator own:pool --profile strict --teachers 3 --classes 500 --floor 0.0001 "
         "--budget quick --seed 0 --json > certificate.json; "
         "soft-targets certify --operator own:pool --replay @certificate.json"
     )

@@ -250,26 +250,20 @@ BAD = {
     "needs one": ("def pool(alpha):\n    return geometric()\n", "missing 1 required positional argument"),
 }
 MADE = {
-    "domain": ("'p', (), geometric().fuse, 'Zeros'", "its domain is 'Zeros'; give 'zeros' or 'floored'"),
+    "domain": ("'p', (), geometric().fuse, 'Zeros'", "its domain is 'Zeros'"),
     "domain as a list": ("'p', (), geometric().fuse, ['zeros']", "its domain is ['zeros']"),
     "no fuse": ("'p', (), None, 'zeros'", "its fuse is None"),
-    "no name": ("'', (), geometric().fuse, 'zeros'", "its name is ''"),
-    "names alone": ("'p', ('a', 'b'), geometric().fuse, 'zeros'", "give pairs (name, value)"),
-    "no pairs": ("'p', 3, geometric().fuse, 'zeros'", "give pairs (name, value)"),
-    "a list": ("'p', (('a', [1]),), geometric().fuse, 'zeros'", "its parameter 'a' is [1]"),
-    "NaN": ("'p', (('a', float('nan')),), geometric().fuse, 'zeros'", "its parameter 'a' is nan"),
-    "twice": ("'p', (('a', 1), ('a', 1)), geometric().fuse, 'zeros'", "hold a name twice"),
-    "a word": ("'p', (('import', 1),), geometric().fuse, 'zeros'", "called 'import'"),
-    "axiom": (
-        "'p', (), geometric().fuse, 'zeros', (Claim('convexity', 2),)",
-        "it speaks of the axiom 'convexity': did you mean",
-    ),
-    "level": (
-        "'p', (), geometric().fuse, 'zeros', (Claim('continuity', 7),)",
-        "level 7 of continuity, whose levels are 0 to 2",
-    ),
-    "claims": ("'p', (), geometric().fuse, 'zeros', (1,)", "give tuples of Claim"),
-    "disclaimers": ("'p', (), geometric().fuse, 'zeros', (), 1", "give tuples of Claim"),
+    "no name": ("'', (), geometric().fuse, 'zeros'", "name is ''"),
+    "names alone": ("'p', ('a', 'b'), geometric().fuse, 'zeros'", "its parameters are ('a', 'b')"),
+    "no pairs": ("'p', 3, geometric().fuse, 'zeros'", "its parameters are 3"),
+    "a list": ("'p', (('a', [1]),), geometric().fuse, 'zeros'", "parameter 'a' is [1]"),
+    "NaN": ("'p', (('a', float('nan')),), geometric().fuse, 'zeros'", "parameter 'a' is nan"),
+    "twice": ("'p', (('a', 1), ('a', 1)), geometric().fuse, 'zeros'", "its parameters"),
+    "a word": ("'p', (('import', 1),), geometric().fuse, 'zeros'", "called 'import'; call it otherwise"),
+    "axiom": ("'p', (), geometric().fuse, 'zeros', (Claim('convexity', 2),)", "axiom 'convexity': did you"),
+    "level": ("'p', (), geometric().fuse, 'zeros', (Claim('continuity', 7),)", "0 to 2"),
+    "claims": ("'p', (), geometric().fuse, 'zeros', (1,)", "claims"),
+    "disclaimers": ("'p', (), geometric().fuse, 'zeros', (), 1", "disclaimers are 1"),
 }
 
 
