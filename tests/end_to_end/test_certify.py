@@ -137,7 +137,7 @@ def test_json_is_for_programs():
         ([], "a CONFIG or an --operator"),
         (["--operator", "lineer"], "did you mean 'linear'"),
         (["--operator", "my_operator:halfway", "--param", "x"], "give key=value"),
-        (["--operator", "linear", "--replay", "{}"], "a witness is an object with"),
+        (["--operator", "linear", "--replay", "{}"], "cannot be replayed"),
         (["--operator", "linear", "--replay", "{"], "no JSON"),
         (["--operator", "holder", "--param", "exponent=9"], "exponent"),
         (["nowhere.yaml"], "cannot be read"),
