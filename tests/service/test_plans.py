@@ -10,6 +10,7 @@ from operators import BUILTIN, make
 from service.config import load
 from service.engine.engine import Engine
 from service.engine.ensemble import Overrides
+from service.errors import ConfigError
 from service.plans import plans, recording
 from service.plans.base import Pair, survivors
 from service.plans.trials import disagreement, not_closed
@@ -222,3 +223,168 @@ def test_survivors_share_the_weight_and_whole_rows_keep_their_bits():
     assert (left[:, 0] == weights[:, 0]).all()
     np.testing.assert_allclose(left[:, 1], [0, 1 / 3, 2 / 3], rtol=1e-6)
     assert (left[:, 2] == weights[:, 2]).all()
+
+
+MIXED = """\
+ensembles:
+  toy:
+    inputs: {pixels: {dtype: float32, shape: [6]}, extra: {dtype: float64, shape: []}}
+    classes: [a, b, c, d]
+    batching: {max_rows: 8, threads: 1, in_flight: 2}
+    teachers:
+      - {name: old, model: old.onnx, inputs: {pixels: pixels}, output: {kind: logits}}
+      - {name: older, model: older.onnx, inputs: {pixels: pixels}, output: {kind: log_probs}}
+      - {name: forest, model: forest.onnx, inputs: {X: pixels}, output: {kind: probs}}
+      - {name: mapped, model: mapped.onnx, inputs: {X: pixels},
+         output: {name: output_probability, kind: probs}}
+      - {name: both, model: both.onnx, output: {kind: logits}}
+      - {name: merged, model: merged.onnx, inputs: {pixels: pixels}, output: {kind: logits},
+         classes: [{puma: c}, {lion: c}, a, {blank: null}, b, d]}
+    recipes:
+      default: {operator: {name: holder, exponent: 0.5}, temperature: 3}
+      sparse: {operator: geometric, temperature: 2, sparsity: {top_k: 2}}
+"""
+
+
+def two_inputs(path):
+    """Logits: the first four pixels plus the extra number times (1, 2, 3, 4), in float64 inside."""
+    models.save(
+        path,
+        [
+            helper.make_node("Slice", ["pixels", "zero", "four", "one"], ["four_of"]),
+            helper.make_node("Cast", ["four_of"], ["wide"], to=TensorProto.DOUBLE),
+            helper.make_node("Unsqueeze", ["extra", "one"], ["column"]),
+            helper.make_node("Mul", ["column", "ramp"], ["slope"]),
+            helper.make_node("Add", ["wide", "slope"], ["logits"]),
+        ],
+        [("pixels", TensorProto.FLOAT, ["batch", 6]), ("extra", TensorProto.DOUBLE, ["batch"])],
+        [("logits", TensorProto.DOUBLE, ["batch", 4])],
+        [
+            ("zero", np.array([0])),
+            ("one", np.array([1])),
+            ("four", np.array([4])),
+            ("ramp", np.array([[1.0, 2, 3, 4]])),
+        ],
+        opset=15,
+    )
+
+
+def test_opsets_trees_a_zipmap_two_inputs_and_merged_classes_are_one_graph_and_agree(tmp_path):
+    for name, opset, kind in (("old", 13, "logits"), ("older", 17, "log_probs")):
+        models.random_linear(tmp_path / f"{name}.onnx", opset, kind=kind)
+        model = onnx.load(tmp_path / f"{name}.onnx")
+        model.opset_import[0].version = opset
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    models.forest(tmp_path / "forest.onnx", zipmap=False)
+    models.forest(tmp_path / "mapped.onnx", zipmap=True)
+    two_inputs(tmp_path / "both.onnx")
+    models.random_linear(tmp_path / "merged.onnx", 5, classes=6)
+    (tmp_path / "e.yaml").write_text(MIXED)
+    found = Engine.open(load(tmp_path / "e.yaml")).ensemble("toy")
+    assert [plan["plan"] for plan in found.plans.report()] == ["fused", "fused"], words(found)
+    rows = {"pixels": rows_of(50), "extra": np.random.default_rng(1).normal(size=50)}
+    weights = np.random.default_rng(2).dirichlet(np.ones(6), size=50).T.astype(np.float32)
+    temperature = np.random.default_rng(3).uniform(0.5, 8, size=50).astype(np.float32)
+    for recipe in ("default", "sparse"):
+        pair = found.effective(recipe, Overrides()).pair
+        one, other = (plan.run(rows, temperature, weights, pair) for plan in (found.plans, found.plans.apart))
+        assert one.valid.all()
+        difference = np.abs(one.log_probs.astype(float) - other.log_probs)
+        assert (difference <= 1e-5 + 1e-6 * np.abs(other.log_probs))[other.log_probs > -80].all()
+        assert pair.top_k is None or (one.indices == other.indices).all()
+    opinions, _, _ = found.plans.apart.opinions(rows, weights)
+    pair = found.effective("default", Overrides()).pair
+    softened = models.log_softmax(opinions.astype(float) / temperature[None, :, None])
+    exact = pair.operator.fuse(softened, weights.astype(float))
+    dense = found.plans.run(rows, temperature, weights, pair).log_probs
+    assert (np.abs(dense - exact) <= 1e-5 + 1e-6 * np.abs(exact))[exact > -80].all()
+    found.close()
+
+
+def test_a_graph_that_answers_differently_is_split(ensemble, monkeypatch):
+    soften = recording._softened
+    monkeypatch.setattr(
+        recording,
+        "_softened",
+        lambda member, answer, kept, temperature: soften(member, answer, kept, temperature * 1.01),
+    )
+    assert words(ensemble()) == [("split", plans.DISAGREES)]
+
+
+def test_a_converted_model_that_answers_differently_is_split(ensemble, monkeypatch):
+    convert = onnx.version_converter.convert_version
+
+    def wrong(model, opset):
+        converted = convert(model, opset)
+        for node in converted.graph.node:
+            if node.op_type == "Identity":
+                node.op_type = "Neg"
+        return converted
+
+    def older(folder):
+        model = onnx.load(folder / "one.onnx")
+        model.opset_import[0].version = 13
+        onnx.save(model, folder / "one.onnx")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", wrong)
+    assert words(ensemble(build=older)) == [("split", "teacher 'one' answers differently at opset 21")]
+
+
+def test_a_recorded_operator_that_gives_no_targets_is_split(ensemble, monkeypatch):
+    monkeypatch.setattr(plans, "not_closed", lambda *_: "recorded, it gives rows that sum to 2")
+    ((word, reason),) = words(ensemble())
+    assert (word, reason) == ("split", "operator 'linear': recorded, it gives rows that sum to 2")
+
+
+def test_answers_that_depend_on_the_batch_stop_the_start(ensemble, monkeypatch):
+    monkeypatch.setattr(plans, "spread", lambda *_: 1e-3)
+    with pytest.raises(ConfigError, match=r"differ by 0.001 nats between batch sizes .*spread_limit"):
+        ensemble()
+
+
+def test_a_part_of_a_device_s_teacher_on_the_cpu_is_split(ensemble, monkeypatch):
+    found = ensemble()
+    for member in found.members:
+        monkeypatch.setattr(member.teacher, "device", Device("cuda"))
+    monkeypatch.setattr(found.members[1].teacher, "allow_cpu", True)
+    assert found.plans._why_no_graph({}) == "teacher 'two' may run in part on the CPU"
+
+
+def test_a_named_device_that_cannot_be_had_stops_the_start(ensemble):
+    with pytest.raises(ConfigError, match=r"device cuda:1 was asked for, but this ONNX Runtime has no CUDA"):
+        ensemble(more="device: cuda:1")
+
+
+def test_local_functions_are_inlined_and_fused(ensemble):
+    def with_function(folder):
+        doubled = helper.make_function(
+            "own", "Twice", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])],
+            [helper.make_opsetid("", 21)],
+        )  # fmt: skip
+        model = onnx.load(folder / "one.onnx")
+        last = model.graph.node[-1]
+        last.op_type, last.domain = "Twice", "own"
+        model.functions.append(doubled)
+        model.opset_import.append(helper.make_opsetid("own", 1))
+        onnx.save(model, folder / "one.onnx")
+
+    found = ensemble(build=with_function)
+    assert words(found)[0][0] == "fused"
+    one, other = (ask(found, rows_of(9), plan=plan) for plan in (None, found.plans.apart))
+    assert disagreement(one.log_probs, other.log_probs) <= 0.1
+
+
+def test_a_bound_session_reuses_its_buffers_and_answers_as_run_does():
+    pair = Pair(make("linear"), None, 1.0, None)
+    session = Session(recording.fusion(2, 5, pair), Device("cpu"), where="test")
+    bound = session.bound()
+    random = np.random.default_rng(0)
+    for rows in (4, 2, 7, 4):
+        feeds = {
+            "opinions": models.log_softmax(random.normal(size=(2, rows, 5))).astype(np.float32),
+            "temperature": np.ones(rows, np.float32),
+            "weights": np.full((2, rows), 0.5, np.float32),
+        }
+        (found,) = bound.run({"log_probs": (np.dtype(np.float32), (rows, 5))}, feeds)
+        (expected,) = session.run(["log_probs"], feeds)
+        assert (found == expected).all()

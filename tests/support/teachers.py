@@ -4,7 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import spox
+import spox.opset.ai.onnx.v21 as op
 from onnx import TensorProto, helper, numpy_helper
+from skl2onnx import convert_sklearn
+from skl2onnx.common.data_types import FloatTensorType
+from sklearn.ensemble import RandomForestClassifier
 
 OPSET = 21
 
@@ -175,3 +180,28 @@ def zipmap(path):
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 3)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+
+
+def hanging(path, *, features=6, classes=4):
+    """The first ``classes`` numbers as logits; a row whose first number is above 1000 takes for ever."""
+    x = spox.argument(spox.Tensor(np.float32, ("batch", features)))
+    highest = op.reduce_max(op.slice(x, op.const([0]), op.const([1]), op.const([1])), keepdims=0)
+    times = op.where(op.greater(highest, op.const(np.float32(1000))), op.const(2**60), op.const(0))
+
+    def wait(_, go_on, kept):
+        return [op.identity(go_on), op.add(kept, op.const(np.float32(0)))]
+
+    (waited,) = op.loop(times, v_initial=[op.const(np.float32(0))], body=wait)
+    logits = op.add(op.slice(x, op.const([0]), op.const([classes]), op.const([1])), waited)
+    onnx.save(spox.build({"pixels": x}, {"logits": logits}), path)
+
+
+def forest(path, *, zipmap):
+    """A seeded forest as scikit-learn exports it, six numbers in, four classes out."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(200, 6)).astype(np.float32)
+    labels = np.array(list("abcd"))[np.argmax(rows[:, :4] + 0.1 * random.normal(size=(200, 4)), axis=1)]
+    trees = RandomForestClassifier(5, max_depth=4, random_state=0).fit(rows, labels)
+    options = {"zipmap": zipmap}
+    given = [("X", FloatTensorType([None, 6]))]
+    onnx.save(convert_sklearn(trees, initial_types=given, options={id(trees): options}), path)
