@@ -1,4 +1,4 @@
-"""The command line: ``soft-targets serve CONFIG``, ``certify``, ``demo`` and ``key new``.
+"""The command line: ``soft-targets serve CONFIG``, ``check``, ``certify``, ``demo`` and ``key new``.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 something needed is missing;
 130 interrupted.
@@ -114,6 +114,26 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
         )
     )
     server.run(sockets=[listener])
+
+
+@app.command()
+def check(
+    config: Annotated[Path, typer.Argument(help="The YAML file.", metavar="CONFIG")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at everything that serving would need: files, shapes, classes, devices, plans, memory."""
+    from service import telemetry  # noqa: PLC0415
+    from service.checking import check_config, document, shown  # noqa: PLC0415
+
+    telemetry.configure()
+    try:
+        checked = check_config(config)
+    except ConfigError as exc:
+        raise _fail(str(exc), code=2) from None
+    typer.echo(json.dumps(document(checked), indent=2) if as_json else shown(checked))
+    if any(finding.severity == "error" for one in checked for finding in one.findings):
+        raise typer.Exit(1)
 
 
 # Options of certify that say what a configuration, or a witness, says itself.

@@ -19,6 +19,7 @@ from service.errors import BadQuery, BadWeights, ConfigError, OperatorRefused, U
 from service.keys import fingerprint, sources_digest
 from service.model import Recipe, nearest, normalise
 from service.plans.base import Pair
+from service.plans.operators import Resolved
 from service.plans.plans import Asked, Plans, Sizing
 from service.teachers.onnx import runtime
 from service.teachers.session import Deadlines
@@ -143,8 +144,11 @@ class Ensemble:
 
     def asked(self, admitted: Admitted) -> Asked:
         """What a recipe asks of the plans."""
-        recipe = admitted.recipe
-        return Asked(self._pair(recipe, admitted), recipe.temperature, recipe.weights)
+        return self.asked_by(admitted.recipe, admitted.resolved)
+
+    def asked_by(self, recipe: Recipe, resolved: Resolved) -> Asked:
+        """The same of a recipe and its operator."""
+        return Asked(self._pair(recipe, resolved), recipe.temperature, recipe.weights)
 
     def admit(self, name: str, section: RecipeSection) -> Admitted:
         """Certify a recipe for this ensemble.
@@ -195,7 +199,7 @@ class Ensemble:
         return recipe
 
     def _effective(self, name: str, recipe: Recipe, admitted: Admitted) -> Effective:
-        pair = self._pair(recipe, admitted)
+        pair = self._pair(recipe, admitted.resolved)
         return Effective(
             name,
             recipe,
@@ -205,8 +209,8 @@ class Ensemble:
             admitted.certificate,
         )
 
-    def _pair(self, recipe: Recipe, admitted: Admitted) -> Pair:
-        operator = admitted.resolved.operator
+    def _pair(self, recipe: Recipe, resolved: Resolved) -> Pair:
+        operator = resolved.operator
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
         return Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
 

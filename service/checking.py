@@ -1,0 +1,217 @@
+"""``soft-targets check``: what serving a configuration would need, looked at without serving it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from service.admission import Certifier
+from service.config import Ensemble as EnsembleConfig
+from service.config import Settings, load
+from service.engine.binding import agree_inputs, member_of, open_teacher, probe, probe_rows
+from service.engine.ensemble import Ensemble
+from service.errors import ConfigError
+from service.plans.operators import resolve
+from service.plans.plans import MOST_FUSED
+from service.teachers.onnx import OnnxTeacher
+from service.teachers.session import Deadlines
+
+MIB = 2**20
+# The interpreter with all that the service imports.
+PROCESS_BYTES = 160 * MIB
+
+
+class Finding(NamedTuple):
+    """What is amiss.
+
+    Attributes:
+        severity: an error stops the start.
+        message: what, where, and what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    message: str
+
+
+@dataclass
+class Checked:
+    """What was found out about one ensemble.
+
+    Attributes:
+        name: of the ensemble.
+        teachers: each as JSON: file, size, digest, device, inputs, output, classes.
+        inputs: of a request, each dtype and shape; None where the teachers do not agree.
+        plans: as the API reports them.
+        memory: bytes by what they are for; an estimate.
+        findings: what is amiss.
+    """
+
+    name: str
+    teachers: list[dict[str, Any]] = field(default_factory=list)
+    inputs: dict[str, str] | None = None
+    plans: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def check_config(path: Path) -> list[Checked]:
+    """Look at every ensemble of a configuration; one that cannot be served does not hide another.
+
+    Raises:
+        ConfigError: the file itself cannot be used.
+    """
+    settings = load(path)
+    return [_check(name, config, settings) for name, config in settings.ensembles.items()]
+
+
+def _check(name: str, config: EnsembleConfig, settings: Settings) -> Checked:
+    checked = Checked(name)
+    teachers = _teachers(name, config, checked)
+    if len(teachers) < len(config.teachers) or not _bind(name, config, teachers, checked):
+        return checked
+    del teachers  # the ensemble opens them again, and two copies are no estimate of one
+    try:
+        ensemble = Ensemble(name, config, Certifier(None))
+    except ConfigError as exc:
+        checked.findings.append(Finding("error", str(exc)))
+        return checked
+    try:
+        _plan(ensemble, settings, checked)
+    finally:
+        ensemble.close()
+    return checked
+
+
+def _teachers(name: str, config: EnsembleConfig, checked: Checked) -> list[OnnxTeacher]:
+    opened = []
+    deadlines = Deadlines(config.teacher_timeout_s)
+    for section in config.teachers:
+        try:
+            teacher = open_teacher(name, section, config, deadlines)
+        except ConfigError as exc:
+            checked.findings.append(Finding("error", str(exc)))
+            continue
+        opened.append(teacher)
+        inputs = {key: f"{given.dtype}{_shape(given.shape)}" for key, given in teacher.inputs.items()}
+        checked.teachers.append(
+            {
+                "name": teacher.name,
+                "model": str(section.model),
+                "bytes": teacher.model.size_bytes,
+                "digest": teacher.digest,
+                "device": str(teacher.device),
+                "inputs": inputs,
+                "output": teacher.output,
+                "kind": section.output.kind,
+                "classes": len(section.classes) if section.classes is not None else len(config.classes),
+            }
+        )
+    deadlines.close()
+    return opened
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return f"[{', '.join(['batch', *('any' if size is None else str(size) for size in shape)])}]"
+
+
+def _bind(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher], checked: Checked) -> bool:
+    try:
+        inputs = agree_inputs(name, config, teachers)
+    except ConfigError as exc:
+        checked.findings.append(Finding("error", str(exc)))
+        return False
+    checked.inputs = {key: f"{spec.dtype}{list(spec.shape)}" for key, spec in inputs.items()}
+    for section, teacher in zip(config.teachers, teachers, strict=True):
+        try:
+            probe(name, inputs, member_of(name, section, teacher, inputs, config.classes))
+        except ConfigError as exc:
+            checked.findings.append(Finding("error", str(exc)))
+    return not checked.findings
+
+
+def _plan(ensemble: Ensemble, settings: Settings, checked: Checked) -> None:
+    asked = []
+    for recipe, section in ensemble.config.recipes.items():
+        where = f"ensembles.{ensemble.name}.recipes.{recipe}"
+        try:
+            resolved = resolve(section.operator)
+        except ConfigError as exc:
+            checked.findings.append(Finding("error", f"{where}: {exc}"))
+            continue
+        asked.append(ensemble.asked_by(ensemble.config.recipe(recipe, section), resolved))
+    if checked.findings:
+        return
+    limit = settings.server.spread_limit
+    try:
+        ensemble.plans.choose(asked, probe_rows(ensemble.inputs), spread_limit=limit)
+    except ConfigError as exc:
+        checked.findings.append(Finding("error", str(exc)))
+        return
+    checked.plans.extend(ensemble.plans.report())
+    for plan in checked.plans:
+        if plan["plan"] == "split":
+            what = f"operator {plan['operator']['name']!r}{', sparse' if plan['sparse'] else ''}"
+            checked.findings.append(
+                Finding("warning", f"ensemble {ensemble.name!r}: {what} is split: {plan['reason']}")
+            )
+    checked.memory.update(_memory(ensemble, settings))
+
+
+def _memory(ensemble: Ensemble, settings: Settings) -> dict[str, int]:
+    """Bytes: the models once a session that holds them, the rows in flight, the cache."""
+    models = sum(
+        member.teacher.model.size_bytes
+        for member in ensemble.members
+        if isinstance(member.teacher, OnnxTeacher)
+    )
+    words = [plan["plan"] for plan in ensemble.plans.report()]
+    copies = words.count("fused") + ("staged" in words) + ("split" in words)
+    row = sum(8 * math.prod(spec.shape) for spec in ensemble.inputs.values())
+    # Of every teacher an answer and what enters the fusion; the pool and two on the way to it.
+    fused = 4 * len(ensemble.classes) * (2 * len(ensemble.members) + 3)
+    return {
+        "process": PROCESS_BYTES,
+        "models": models * min(copies, MOST_FUSED + 1),
+        "batches": ensemble.plans.in_flight * ensemble.config.batching.max_rows * (row + fused),
+        "cache": settings.cache.max_bytes,
+    }
+
+
+def document(checked: Sequence[Checked]) -> dict[str, Any]:
+    """What was found out, as JSON."""
+    return {
+        "ensembles": [
+            {**asdict(one), "findings": [finding._asdict() for finding in one.findings]} for one in checked
+        ]
+    }
+
+
+def shown(checked: Sequence[Checked]) -> str:
+    """The same for people."""
+    lines: list[str] = []
+    for one in checked:
+        lines.append(f"ensemble {one.name}")
+        if one.inputs is not None:
+            lines.append("  takes " + ", ".join(f"{name} {spec}" for name, spec in one.inputs.items()))
+        for teacher in one.teachers:
+            inputs = ", ".join(f"{name} {spec}" for name, spec in teacher["inputs"].items())
+            lines.append(
+                f"  teacher {teacher['name']}: {teacher['model']} ({teacher['bytes'] / MIB:.1f} MiB) on "
+                f"{teacher['device']}; {inputs} -> {teacher['output']} ({teacher['kind']}, "
+                f"{teacher['classes']} classes)"
+            )
+        for plan in one.plans:
+            operator = dict(plan["operator"])
+            named = " ".join([operator.pop("name"), *(f"{key}={value}" for key, value in operator.items())])
+            what = f"{named}, sparse" if plan["sparse"] else named
+            lines.append(
+                f"  plan of {what}: {plan['plan']}, {plan['spread']:.2g} nats between batch sizes; "
+                f"{plan['reason']}"
+            )
+        if one.memory:
+            parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in one.memory.items())
+            lines.append(f"  memory, about {sum(one.memory.values()) / MIB:.0f} MiB: {parts}")
+        lines += [f"  {finding.severity.upper()}: {finding.message}" for finding in one.findings]
+        lines += [] if one.findings else ["  nothing amiss"]
+    return "\n".join(lines)
