@@ -223,7 +223,9 @@ def _softened(
     else:
         sums = None
     log_probs = primitives.log_softmax(member.alignment(scores) / (temperature * member.temperature)[:, None])
-    valid = ~ndx.isnan(log_probs[:, 0])  # a row without a distribution is NaN everywhere
+    mass = primitives.probabilities(log_probs)
+    assert mass is not None, "log_softmax keeps it"
+    valid = ~ndx.isnan(mass[:, 0])  # a row without a distribution is NaN everywhere
     for more in (sums, sound):
         valid = valid if more is None else valid & more
     return log_probs, valid
@@ -238,8 +240,9 @@ def _fusion(
     if pair.output_temperature != 1:
         pooled = primitives.log_softmax(pooled / pair.output_temperature)
     mass = primitives.probabilities(pooled)
-    # Before the smallest number takes their place: a sum with NaN in it is NaN.
-    finite = ~ndx.isnan(ndx.sum(pooled if mass is None else mass, axis=1))
+    # Before the smallest number takes the place of NaN. A sum with NaN in it is NaN; what is made of
+    # softmaxes alone is NaN everywhere or nowhere.
+    finite = ~ndx.isnan(ndx.sum(pooled, axis=1) if mass is None else mass[:, 0])
     pooled = _at_least(pooled, LOG_SMALLEST) if mass is None else ndx.log(_at_least(mass, 2.0**-126))
     if pair.top_k is None:
         return {"log_probs": pooled, "finite": finite}, {}
