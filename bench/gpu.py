@@ -3,8 +3,8 @@
 make gpu-check
 
 Exits with 3 where there is no GPU, and with 1 where something does not hold: a session that names the GPU is
-bound to it and to nothing else; S, M and V answer as on the CPU to 1e-4 in log-probability where that is above
--20. It prints rows per second of the plan over the bare CUDA session fed from the same arrays.
+bound to it and to nothing else; S, M and V answer as on the CPU to 1e-4 in log-probability where that is
+above -20. It prints rows per second of the plan over the bare CUDA session fed from the same arrays.
 """
 
 import os
