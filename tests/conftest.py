@@ -30,7 +30,7 @@ ensembles:
          classes: [dog, cat, bee, ant]}
       - {name: merged, model: merged.onnx, inputs: {rows: pixels}, output: {kind: log_probs}, weight: 0.2,
          classes: [{puma: cat}, {lion: cat}, ant, {blank: null}, bee, dog]}
-    batching: {max_rows: 16}
+    batching: {max_rows: 16, in_flight: 2, threads: 1}
     recipes:
       default: {operator: {name: holder, exponent: 0.5}, temperature: 4.0}
       linear: {operator: linear, temperature: 2.0}

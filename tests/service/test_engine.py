@@ -21,7 +21,7 @@ ensembles:
     teachers:
       - {name: plain, model: plain.onnx, output: {kind: logits}}
       - {name: moody, model: moody.onnx, output: {kind: logits}}
-    batching: {max_rows: 4}
+    batching: {max_rows: 4, in_flight: 2, threads: 1}
     recipes:
       default: {operator: linear}
       plain: {operator: linear, weights: {plain: 1}}

@@ -388,3 +388,19 @@ def test_a_bound_session_reuses_its_buffers_and_answers_as_run_does():
         (found,) = bound.run({"log_probs": (np.dtype(np.float32), (rows, 5))}, feeds)
         (expected,) = session.run(["log_probs"], feeds)
         assert (found == expected).all()
+
+
+def test_threads_and_batches_at_a_time_are_found_by_measurement(ensemble, monkeypatch):
+    monkeypatch.setattr(plans, "_cores", lambda: 4)
+    asked = []
+
+    def measured(_, in_flight):
+        asked.append(in_flight)
+        return {4: 1.0, 2: 3.0, 1: 2.0}[in_flight]
+
+    monkeypatch.setattr(plans, "throughput", measured)
+    monkeypatch.setitem(globals(), "YAML", YAML.replace(", threads: 1, in_flight: 2", ""))
+    found = ensemble()
+    assert sorted(set(asked)) == [1, 2, 4]
+    assert (found.plans.threads, found.plans.in_flight) == (2, 2)
+    assert ask(found, rows_of(3)).valid.all()
