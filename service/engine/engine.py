@@ -15,7 +15,7 @@ from service.config import RecipeSection, Settings
 from service.engine.batches import Answer, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
-from service.keys import cache_key
+from service.keys import cache_key, canonical_json
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
 from service.telemetry import logger
@@ -144,7 +144,7 @@ class Engine:
         self._check_put(section)
         async with self._putting:
             if name in ensemble.recipes:
-                if ensemble.recipes[name].section == section:
+                if _content(ensemble.recipes[name].section) == _content(section):
                     return False
                 raise RecipeExists(
                     f"ensemble {ensemble.name!r} has a recipe {name!r} of other content; choose another name"
@@ -282,6 +282,11 @@ class Engine:
             }
         )
         return results
+
+
+def _content(section: RecipeSection) -> bytes:
+    """What a recipe says, where true is not 1."""
+    return canonical_json(section.model_dump(mode="json"))
 
 
 def _bytes(values: Array) -> int:
