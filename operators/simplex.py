@@ -143,12 +143,12 @@ def entropy(log_probs: Array) -> Array:
     """
     xp = array_namespace(log_probs)
     probabilities = xp.exp(log_probs)
-    # At most one class is above a half. Next to 1 its logarithm is mostly rounding: take it from the others.
-    top = log_probs > -math.log(2)
+    # One class at most is above 3/4. Next to 1 its logarithm is mostly rounding: take it from the others.
+    top = log_probs > math.log(0.75)
     logs = xp.where(top | (log_probs == -math.inf), 0.0, log_probs)
     others = xp.where(top, 0.0, probabilities)
     rest = xp.sum(others, axis=-1)
-    above = xp.max(log_probs, axis=-1) > -math.log(2)
+    above = xp.max(log_probs, axis=-1) > math.log(0.75)
     share = xp.where(above, rest, 0.0)
     # -log(1 - x) = 2 artanh(x / (2 - x)), exact for small x
     return (1.0 - share) * 2.0 * xp.atanh(share / (2.0 - share)) - xp.sum(others * logs, axis=-1)

@@ -13,6 +13,7 @@ Generator: TypeAlias = Callable[[np.random.Generator, int, int, int], Floats]
 
 TINY = np.log(1e-200)
 CONCENTRATIONS = (0.05, 0.3, 1.0, 8.0)
+EPSILON = np.finfo(np.float64).eps
 WEIGHT_CONCENTRATIONS = (0.3, 1.0, 5.0)
 
 
@@ -61,9 +62,15 @@ def swapped(random: np.random.Generator, teachers: int, rows: int, classes: int)
 
 
 def near_uniform(random: np.random.Generator, teachers: int, rows: int, classes: int) -> Floats:
-    """Teachers that hardly prefer a class, as heat leaves them: log-odds of at most .001 to .1."""
+    """Teachers that hardly prefer a class, as heat leaves them: log-odds of at most .001 to .1.
+
+    Every eighth row is uniform, and sums to one or to a hair more.
+    """
     spread = 10.0 ** random.uniform(-3, -1, size=(1, rows, 1))
-    return np.asarray(simplex.log_softmax(random.random((teachers, rows, classes)) * spread))
+    preferences = random.random((teachers, rows, classes))
+    beliefs = np.asarray(simplex.log_softmax(preferences * spread))
+    beliefs[:, 0::8] = -np.log(classes) * (1 - EPSILON * np.round(preferences[:, 0::8, :1]))
+    return beliefs
 
 
 def zeros(random: np.random.Generator, teachers: int, rows: int, classes: int) -> Floats:

@@ -9,6 +9,7 @@ from operators import InvalidParameter, UnknownPrimitive, native, simplex
 from operators.simplex import (
     REFERENCE,
     copy,
+    entropy,
     floor,
     log_softmax,
     logsumexp,
@@ -214,3 +215,11 @@ def test_numpys_own_iteration_and_product_agree_with_the_references(dtype):
     pairs = zip(REFERENCE["iterate"](step, (x, x), 3), native.iterate(step, (x, x), 3), strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)
     np.testing.assert_allclose(native.matmul(x, matrix), REFERENCE["matmul"](x, matrix), rtol=1e-5, atol=1e-6)
+
+
+@each_library
+def test_entropy_is_exact_next_to_one_hots_and_where_two_classes_are_a_hair_above_a_half(asarray):
+    hair = math.log(0.5) * (1 - 2.0**-52)
+    rows = [[math.log1p(-1e-12), math.log(1e-12)], [hair, hair], [math.log(0.75), math.log(0.25)], [0.0, -INF]]
+    expected = [1e-12 * (1 + 12 * math.log(10)), math.log(2), 2 * math.log(2) - 0.75 * math.log(3), 0.0]
+    np.testing.assert_allclose(np.asarray(entropy(asarray(rows))), expected, rtol=1e-11, atol=0)
