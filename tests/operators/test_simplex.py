@@ -220,6 +220,7 @@ def test_numpys_own_iteration_and_product_agree_with_the_references(dtype):
 @each_library
 def test_entropy_is_exact_next_to_one_hots_and_where_two_classes_are_a_hair_above_a_half(asarray):
     hair = math.log(0.5) * (1 - 2.0**-52)
-    rows = [[math.log1p(-1e-12), math.log(1e-12)], [hair, hair], [math.log(0.75), math.log(0.25)], [0.0, -INF]]
+    sure = [math.log1p(-1e-12), math.log(1e-12)]
+    rows = np.array([sure, [hair, hair], [math.log(0.75), math.log(0.25)], [0.0, -INF]])
     expected = [1e-12 * (1 + 12 * math.log(10)), math.log(2), 2 * math.log(2) - 0.75 * math.log(3), 0.0]
     np.testing.assert_allclose(np.asarray(entropy(asarray(rows))), expected, rtol=1e-11, atol=0)
