@@ -301,6 +301,41 @@ def test_opsets_trees_a_zipmap_two_inputs_and_merged_classes_are_one_graph_and_a
     found.close()
 
 
+TREES = """\
+ensembles:
+  toy:
+    inputs: {pixels: {dtype: float32, shape: [6]}}
+    classes: [a, b, c, d]
+    batching: {max_rows: 8, threads: 1, in_flight: 2}
+    teachers:
+      - {name: one, model: one.onnx, inputs: {X: pixels}, output: {kind: probs}}
+      - {name: other, model: other.onnx, inputs: {X: pixels}, output: {kind: KIND}}
+    recipes:
+      default: {operator: linear}
+"""
+
+
+def test_trees_of_two_versions_of_the_domain_are_one_graph(tmp_path):
+    for name, version in (("one", 1), ("other", 3)):
+        models.forest(tmp_path / f"{name}.onnx", zipmap=False)
+        model = onnx.load(tmp_path / f"{name}.onnx")
+        next(one for one in model.opset_import if one.domain == "ai.onnx.ml").version = version
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    (tmp_path / "e.yaml").write_text(TREES.replace("KIND", "probs"))
+    found = Engine.open(load(tmp_path / "e.yaml")).ensemble("toy")
+    assert [plan for plan, _ in words(found)] == ["fused"], words(found)
+
+
+def test_trees_beside_a_version_of_the_domain_that_has_dropped_them_are_split(tmp_path):
+    models.forest(tmp_path / "one.onnx", zipmap=False)
+    models.scaled_linear(tmp_path / "other.onnx", version=5)
+    (tmp_path / "e.yaml").write_text(TREES.replace("KIND", "logits"))
+    found = Engine.open(load(tmp_path / "e.yaml")).ensemble("toy")
+    ((plan, reason),) = words(found)
+    assert plan == "split"
+    assert "TreeEnsembleClassifier is deprecated in domain_version of 5" in reason
+
+
 def test_a_graph_that_answers_differently_is_split(ensemble, monkeypatch):
     soften = recording._softened
     monkeypatch.setattr(

@@ -205,3 +205,21 @@ def forest(path, *, zipmap):
     options = {"zipmap": zipmap}
     given = [("X", FloatTensorType([None, 6]))]
     onnx.save(convert_sklearn(trees, initial_types=given, options={id(trees): options}), path)
+
+
+def scaled_linear(path, *, version):
+    """Logits of six scaled numbers, four classes, with a node of that version of ai.onnx.ml."""
+    weight = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("Scaler", ["X"], ["scaled"], domain="ai.onnx.ml", scale=[2.0] * 6, offset=[0.1] * 6),
+        helper.make_node("MatMul", ["scaled", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "teacher",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["batch", 6])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", version)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
