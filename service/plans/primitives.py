@@ -34,7 +34,7 @@ def install() -> None:
         "iterate": _iterate,
         "log_softmax": log_softmax,
         "logsumexp": _logsumexp,
-        "matmul": _matmul,
+        "matmul": matmul,
         "weighted_logsumexp": _weighted_logsumexp,
         "weighted_sum": _weighted_sum,
     }
@@ -127,7 +127,8 @@ def _sum(terms: Sequence[Symbol]) -> Symbol:
     return reduce(operator.add, terms)  # in place where the runtime can; its variadic Sum takes longer
 
 
-def _matmul(x: Symbol, matrix: Symbol) -> Symbol:
+def matmul(x: Symbol, matrix: Symbol) -> Symbol:
+    """`operators.simplex.matmul`."""
     return ndx.asarray(onnx_ops.matmul(x.unwrap_spox(), matrix.unwrap_spox()))
 
 

@@ -16,7 +16,7 @@ import spox.opset.ai.onnx.v21 as onnx_ops
 from spox import Var, _future
 
 from service.errors import CannotRecord
-from service.plans import primitives
+from service.plans import heads, primitives
 from service.plans.base import Pair
 from service.plans.member import Member
 from service.plans.stages import (
@@ -93,8 +93,7 @@ def fused(sources: Sequence[Source], inputs: Mapping[str, TensorSpec], pair: Pai
         temperature, weights = _argument(("rows",)), _argument((len(sources), "rows"))
         softened, valid = [], []
         for one in sources:
-            answer, kept = _answer(one, given)
-            log_probs, sound = _softened(one.member, answer, kept, ndx.asarray(temperature))
+            log_probs, sound = _softened(one, given, ndx.asarray(temperature))
             softened.append(log_probs)
             valid.append(sound)
         outputs, k = _fusion(softened, ndx.asarray(weights), pair)
@@ -112,9 +111,14 @@ def teachers(sources: Sequence[Source], inputs: Mapping[str, TensorSpec]) -> byt
     with _recording("a teacher"):
         given = _arguments(inputs)
         opinions, valid = [], []
-        for member, answer, kept in ((one.member, *_answer(one, given)) for one in sources):
+        for one in sources:
+            member, (fed, kept) = one.member, _fed(one, given)
             log_probs, sound = opinion(
-                answer, kept, kind=member.kind, temperature=member.temperature, alignment=member.alignment
+                _answer(one, fed),
+                kept,
+                kind=member.kind,
+                temperature=member.temperature,
+                alignment=member.alignment,
             )
             opinions.append(log_probs)
             valid.append(sound)
@@ -166,8 +170,8 @@ def _arguments(inputs: Mapping[str, TensorSpec]) -> dict[str, Var]:
     }
 
 
-def _answer(one: Source, given: Mapping[str, Var]) -> tuple[Symbol, Symbol | None]:
-    """A teacher's answer ``[B, C_t]``, and whether it was asked what was given; None where that is sure."""
+def _fed(one: Source, given: Mapping[str, Var]) -> tuple[dict[str, Var], Symbol | None]:
+    """A model's inputs, and whether they say what was given; None where that is sure."""
     member, fed, kept = one.member, {}, None
     for theirs, ours in member.feeds.items():
         var = given[ours]
@@ -181,10 +185,28 @@ def _answer(one: Source, given: Mapping[str, Var]) -> tuple[Symbol, Symbol | Non
                 kept = same if kept is None else kept & same
             var = cast
         fed[theirs] = var
-    answer = spox.inline(one.model)(**fed)[member.output]
+    return fed, kept
+
+
+def _answer(one: Source, fed: Mapping[str, Var]) -> Symbol:
+    """A teacher's answer ``[B, C_t]``."""
+    answer = spox.inline(one.model)(**fed)[one.member.output]
     answer = onnx_ops.cast(answer, to=np.float32)
-    shape = np.array([0, member.alignment.width])  # models forget it
-    return ndx.asarray(onnx_ops.reshape(answer, onnx_ops.const(shape))), kept
+    shape = np.array([0, one.member.alignment.width])  # models forget it
+    return ndx.asarray(onnx_ops.reshape(answer, onnx_ops.const(shape)))
+
+
+def _cooled(one: Source, fed: Mapping[str, Var], divisor: Symbol) -> Symbol:
+    """A teacher's logits divided by ``[B, 1]``, inside the model where it ends in a matrix."""
+    head = heads.take_off(one.model, one.member.output)
+    if head is None:
+        return _answer(one, fed) / divisor
+    hidden = ndx.asarray(spox.inline(head.body)(**fed)[heads.HIDDEN]) / divisor
+    weight = head.weight
+    if head.bias is not None:
+        hidden = ndx.concat([hidden, 1.0 / divisor], axis=1)
+        weight = np.concatenate([weight, head.bias[None]])
+    return primitives.matmul(hidden, ndx.asarray(weight))
 
 
 def _exact(given: Any, wanted: Any) -> bool:
@@ -199,30 +221,37 @@ def _whole_rows(same: Symbol) -> Symbol:
     return ndx.all(ndx.reshape(same, (-1, width)), axis=1)
 
 
-def _softened(
-    member: Member, answer: Symbol, kept: Symbol | None, temperature: Symbol
-) -> tuple[Symbol, Symbol]:
+def _softened(one: Source, given: Mapping[str, Var], temperature: Symbol) -> tuple[Symbol, Symbol]:
     """A teacher's belief at T, and for which rows it has one.
 
     Where no classes are merged or dropped, softmax, calibration and softening are one softmax of the answer
     divided by both temperatures; what is merged has to be merged at the calibrated temperature, before T.
     """
+    member = one.member
+    fed, sound = _fed(one, given)
     if member.alignment.drops or member.alignment.merges:
         log_probs, valid = opinion(
-            answer, kept, kind=member.kind, temperature=member.temperature, alignment=member.alignment
+            _answer(one, fed),
+            sound,
+            kind=member.kind,
+            temperature=member.temperature,
+            alignment=member.alignment,
         )
         return primitives.log_softmax(log_probs / temperature[:, None]), valid
-    scores = answer
-    sound = kept
-    if member.kind == "probs":
-        total = ndx.sum(answer, axis=1)
-        sums = (ndx.min(answer, axis=1) >= -NEGATIVE_TOLERANCE) & (ndx.abs(total - 1.0) <= SUM_TOLERANCE)
-        scores = ndx.log(ndx.where(answer > 0, answer, 0.0))
-    elif member.kind == "log_probs":
-        sums = ndx.abs(ndx.sum(ndx.exp(answer), axis=1) - 1.0) <= SUM_TOLERANCE
+    divisor = (temperature * member.temperature)[:, None]
+    sums = None
+    if member.kind == "logits":
+        scores = _cooled(one, fed, divisor)
     else:
-        sums = None
-    log_probs = primitives.log_softmax(member.alignment(scores) / (temperature * member.temperature)[:, None])
+        answer = _answer(one, fed)
+        if member.kind == "probs":
+            total = ndx.sum(answer, axis=1)
+            sums = (ndx.min(answer, axis=1) >= -NEGATIVE_TOLERANCE) & (ndx.abs(total - 1.0) <= SUM_TOLERANCE)
+            answer = ndx.log(ndx.where(answer > 0, answer, 0.0))
+        else:
+            sums = ndx.abs(ndx.sum(ndx.exp(answer), axis=1) - 1.0) <= SUM_TOLERANCE
+        scores = answer / divisor
+    log_probs = primitives.log_softmax(member.alignment(scores))
     mass = primitives.probabilities(log_probs)
     assert mass is not None, "log_softmax keeps it"
     valid = ~ndx.isnan(mass[:, 0])  # a row without a distribution is NaN everywhere

@@ -341,7 +341,7 @@ def test_a_graph_that_answers_differently_is_split(ensemble, monkeypatch):
     monkeypatch.setattr(
         recording,
         "_softened",
-        lambda member, answer, kept, temperature: soften(member, answer, kept, temperature * 1.01),
+        lambda one, given, temperature: soften(one, given, temperature * 1.01),
     )
     assert words(ensemble()) == [("split", plans.DISAGREES)]
 
