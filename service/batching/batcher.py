@@ -40,7 +40,7 @@ class Settled(NamedTuple, Generic[A]):
         joined: whether somebody else had asked for it before.
     """
 
-    positions: Sequence[int]
+    positions: list[int]
     answer: A
     joined: bool
 
@@ -53,7 +53,7 @@ class Ticket(Generic[A]):
         gone: whether nobody waits any more.
     """
 
-    def __init__(self, waiting: dict[bytes, Sequence[int]], leaving: "Callable[[Ticket[A]], None]") -> None:
+    def __init__(self, waiting: dict[bytes, list[int]], leaving: "Callable[[Ticket[A]], None]") -> None:
         self.waiting = waiting
         self.gone = False
         self._leaving = leaving
@@ -140,7 +140,7 @@ class Batcher(Generic[P, A]):
         return key in self._flights
 
     def ask(
-        self, wanted: dict[bytes, Sequence[int]], *, group: Hashable = None, payload: P | None = None
+        self, wanted: dict[bytes, list[int]], *, group: Hashable = None, payload: P | None = None
     ) -> Ticket[A]:
         """Queue a request's rows, and join those that fly.
 

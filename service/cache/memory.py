@@ -29,13 +29,17 @@ class MemoryCache:
         get = self._values.get
         return [get(key) for key in keys]
 
-    async def set_many(self, items: Mapping[bytes, bytes]) -> None:
+    def put_many(self, items: Mapping[bytes, bytes]) -> None:
         """Keep the values; one larger than the whole cache is not kept, one already there stays as it is."""
         for key, value in items.items():
             if key in self._values:
                 continue
             with contextlib.suppress(ValueError):  # larger than max_bytes
                 self._values[key] = value
+
+    async def set_many(self, items: Mapping[bytes, bytes]) -> None:
+        """The same."""
+        self.put_many(items)
 
     async def close(self) -> None:
         """Forget everything."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.batching.batcher import Part
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import TeacherFailure
 from service.guarantees import report
@@ -31,30 +32,50 @@ class Answer(NamedTuple):
     keep: bool = False
 
 
-def batch(
-    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], rows: Sequence[int]
-) -> list[Answer]:
+FAILED = Answer(None, RowFailure("internal", "the batch failed; the server's log says why"))
+
+
+class Question(NamedTuple):
+    """What a request asks of its rows.
+
+    Attributes:
+        effective: the recipe as asked for.
+        inputs: ensemble input to array ``[N, ...]``.
+    """
+
+    effective: Effective
+    inputs: Mapping[str, Array]
+
+
+def batch(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> list[Answer]:
     """Run one batch through the plan.
 
     Args:
         ensemble: whose teachers answer.
-        effective: the recipe as asked for.
-        inputs: ensemble input to array ``[N, ...]``.
-        rows: which of them.
+        parts: rows of requests that ask the same pair, at temperatures and weights of their own.
     """
-    part = {name: values[rows] for name, values in inputs.items()}
-    temperature, weights = _asked(effective, len(rows))
+    inputs = _joined(parts)
+    temperature, weights = (np.concatenate(one, axis=-1) for one in zip(*map(_asked_by, parts), strict=True))
+    effective = parts[0].payload.effective
     try:
-        outcome = ensemble.plans.run(part, temperature, weights, effective.pair)
+        outcome = ensemble.plans.run(inputs, temperature, weights, effective.pair)
     except Exception:
         log.exception("batch failed", ensemble=ensemble.name)
-        failure = RowFailure("internal", "the batch failed; the server's log says why")
-        return [Answer(None, failure)] * len(rows)
+        return [FAILED] * len(temperature)
     ensemble.health.record(weights, outcome.valid)
     for place, message in outcome.failures.items():
         teacher = ensemble.members[place].teacher.name
         log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
     return _answers(ensemble, effective, weights, outcome)
+
+
+def _joined(parts: Sequence[Part[Question]]) -> dict[str, Array]:
+    names = parts[0].payload.inputs
+    return {name: np.concatenate([part.payload.inputs[name][part.rows] for part in parts]) for name in names}
+
+
+def _asked_by(part: Part[Question]) -> tuple[Array, Array]:
+    return _asked(part.payload.effective, len(part.rows))
 
 
 def _answers(ensemble: Ensemble, effective: Effective, weights: Array, outcome: Outcome) -> list[Answer]:

@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from service.admission import Certifier
-from service.cache.base import Cache
+from service.batching.batcher import Batcher, Settled
 from service.cache.memory import MemoryCache
 from service.config import RecipeSection, Settings
-from service.engine.batches import Answer, batch, examine
+from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json
@@ -31,12 +31,17 @@ class Engine:
     """Ensembles and a cache.
 
     Use ``Engine.open`` and ``close``; answering belongs to one event loop.
+
+    Attributes:
+        ensembles: by name.
+        batchers: by the ensemble's name; they count what is computed.
+        cache: of targets.
     """
 
     def __init__(
         self,
         ensembles: Mapping[str, Ensemble],
-        cache: Cache,
+        cache: MemoryCache,
         *,
         timeout_s: float,
         entry_points: Sequence[str] = (),
@@ -46,11 +51,26 @@ class Engine:
         self._timeout_s = timeout_s
         self._entry_points = entry_points
         self._putting = asyncio.Lock()
-        self._pools = {
-            name: ThreadPoolExecutor(one.plans.in_flight, thread_name_prefix=f"batches-{name}")
-            for name, one in ensembles.items()
-        }
-        self._running: set[asyncio.Task[list[Answer]]] = set()
+        self.batchers = {name: self._batcher(one) for name, one in ensembles.items()}
+
+    def _batcher(self, ensemble: Ensemble) -> Batcher[Question, Answer]:
+        return Batcher(
+            partial(batch, ensemble),
+            max_rows=ensemble.config.batching.max_rows,
+            in_flight=ensemble.plans.in_flight,
+            keep=self._keep,
+            failed=FAILED,
+            name=f"batches-{ensemble.name}",
+        )
+
+    def _keep(self, keys: Sequence[bytes], answers: Sequence[Answer]) -> None:
+        self.cache.put_many(
+            {
+                key: answer.value
+                for key, answer in zip(keys, answers, strict=True)
+                if answer.keep and answer.value is not None
+            }
+        )
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -85,9 +105,8 @@ class Engine:
 
     async def close(self) -> None:
         """Finish the batches that run, and release everything."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-        for pool in self._pools.values():
-            await asyncio.to_thread(pool.shutdown, wait=True)
+        for batcher in self.batchers.values():
+            await batcher.close()
         for ensemble in self.ensembles.values():
             ensemble.close()
         await self.cache.close()
@@ -183,10 +202,7 @@ class Engine:
         """
         for row, failure in _non_finite(ensemble, inputs).items():
             raise BadInput(f"row {row}: {failure.message}")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._pools[ensemble.name], examine, ensemble, effective, inputs, labels
-        )
+        return await asyncio.to_thread(examine, ensemble, effective, inputs, labels)
 
     async def answer(
         self, ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array]
@@ -210,78 +226,42 @@ class Engine:
             digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
         else:
             digests = row_digests(inputs, ensemble.inputs)
-        rows = [row for row in range(len(digests)) if row not in failures]
-        keys = [cache_key(effective.fingerprint, digests[row]) for row in rows]
-        values = await self.cache.get_many(keys)
-        hits = [(row, value) for row, value in zip(rows, values, strict=True) if value is not None]
-        if hits:
-            count = len(hits)
-            rows_hit, found = zip(*hits, strict=True)
-            yield Group(list(rows_hit), ["hit"] * count, list(found), [None] * count, [()] * count)
-        # The same row twice in one request is computed once.
-        waiting: dict[bytes, list[int]] = {}
-        for row, key, value in zip(rows, keys, values, strict=True):
-            if value is None:
-                waiting.setdefault(key, []).append(row)
-        async for group in self._compute(ensemble, effective, inputs, waiting, deadline):
-            yield group
+        # The same row twice in one request is one row.
+        wanted: dict[bytes, list[int]] = {}
+        for row, digest in enumerate(digests):
+            if row not in failures:
+                wanted.setdefault(cache_key(effective.fingerprint, digest), []).append(row)
+        rows: list[int] = []
+        values: list[bytes | None] = []
+        for key, value in zip(tuple(wanted), await self.cache.get_many(list(wanted)), strict=True):
+            if value is not None:
+                rows += wanted[key]
+                values += [value] * len(wanted.pop(key))
+        if rows:
+            yield _hits(rows, values)
+        if wanted:
+            computed = self._compute(ensemble, Question(effective, inputs), wanted, deadline)
+            async with aclosing(computed):  # whoever leaves here leaves there, at once
+                async for group in computed:
+                    yield group
 
     async def _compute(
-        self,
-        ensemble: Ensemble,
-        effective: Effective,
-        inputs: Mapping[str, Array],
-        waiting: Mapping[bytes, list[int]],
-        deadline: float,
-    ) -> AsyncIterator[Group]:
+        self, ensemble: Ensemble, question: Question, wanted: dict[bytes, list[int]], deadline: float
+    ) -> AsyncGenerator[Group, None]:
+        pair = question.effective.pair
+        ticket = self.batchers[ensemble.name].ask(wanted, group=(pair.key, pair.top_k), payload=question)
         loop = asyncio.get_running_loop()
-        keys = list(waiting)
-        step = ensemble.config.batching.max_rows
-        chunks = [keys[start : start + step] for start in range(0, len(keys), step)]
-        running: dict[asyncio.Task[list[Answer]], list[bytes]] = {}
-        while chunks or running:
-            while chunks and len(running) < ensemble.plans.in_flight:
-                chunk = chunks.pop(0)
-                task = asyncio.create_task(self._batch(ensemble, effective, inputs, waiting, chunk))
-                running[task] = chunk
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
-            done, _ = await asyncio.wait(
-                running, timeout=max(0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+        try:
+            while settled := await asyncio.wait_for(ticket.settled(), deadline - loop.time()):
+                yield _settled(settled)
+        except TimeoutError:
+            late = RowFailure(
+                "deadline_exceeded",
+                f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
             )
-            if not done:
-                late = RowFailure(
-                    "deadline_exceeded",
-                    f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
-                )
-                left = [key for chunk in (*running.values(), *chunks) for key in chunk]
-                yield _group(left, waiting, [Answer(None, late)] * len(left))
-                return
-            for task in done:
-                yield _group(running.pop(task), waiting, task.result())
-
-    async def _batch(
-        self,
-        ensemble: Ensemble,
-        effective: Effective,
-        inputs: Mapping[str, Array],
-        waiting: Mapping[bytes, list[int]],
-        keys: Sequence[bytes],
-    ) -> list[Answer]:
-        """Run one batch and keep its values, also when whoever asked is late or gone by then."""
-        rows = [waiting[key][0] for key in keys]
-        loop = asyncio.get_running_loop()
-        results = await loop.run_in_executor(
-            self._pools[ensemble.name], batch, ensemble, effective, inputs, rows
-        )
-        await self.cache.set_many(
-            {
-                key: answer.value
-                for key, answer in zip(keys, results, strict=True)
-                if answer.keep and answer.value is not None
-            }
-        )
-        return results
+            yield _failed({row: late for rows in ticket.waiting.values() for row in rows})
+        finally:
+            ticket.leave()
 
 
 def _content(section: RecipeSection) -> bytes:
@@ -316,16 +296,25 @@ def _failed(failures: Mapping[int, RowFailure]) -> Group:
     return Group(list(failures), ["error"] * count, [None] * count, list(failures.values()), [()] * count)
 
 
-def _group(keys: Sequence[bytes], waiting: Mapping[bytes, list[int]], results: Sequence[Answer]) -> Group:
+def _hits(rows: list[int], values: list[bytes | None]) -> Group:
+    count = len(rows)
+    return Group(rows, ["hit"] * count, values, [None] * count, [()] * count)
+
+
+def _settled(settled: Sequence[Settled[Answer]]) -> Group:
     group = Group([], [], [], [], [])
-    for key, result in zip(keys, results, strict=True):
-        for position, row in enumerate(waiting[key]):
-            found = "coalesced" if position else "miss"
-            group.rows.append(row)
-            group.sources.append("error" if result.failure is not None else found)
-            group.values.append(result.value)
-            group.failures.append(result.failure)
-            group.missing.append(result.missing)
+    for positions, answer, joined in settled:
+        count = len(positions)
+        group.rows.extend(positions)
+        if answer.failure is not None:
+            group.sources.extend(["error"] * count)
+        else:
+            group.sources.extend(["coalesced"] * count)
+            if not joined:
+                group.sources[-count] = "miss"
+        group.values.extend([answer.value] * count)
+        group.failures.extend([answer.failure] * count)
+        group.missing.extend([answer.missing] * count)
     return group
 
 
