@@ -25,7 +25,8 @@ ServiceError
 ├── GraphFailure             a graph of several teachers raised or overran, and nobody knows which of them
 ├── CannotRecord             no graph can be made of teachers or an operator; they are run apart
 ├── Overrun                  a call did not end in its time and was stopped
-└── NotReady                 too many teachers fail, or a batch does not come back
+├── NotReady                 too many teachers fail, or a batch does not come back
+└── QueueFull                as much is being answered as may be at a time
 """
 
 from typing import Any, ClassVar
@@ -185,3 +186,9 @@ class NotReady(ServiceError):
     """Raised when a server that should be asked for readiness has to say no."""
 
     code = "not_ready"
+
+
+class QueueFull(ServiceError):
+    """Raised at the door when as much is being answered as may be at a time; nothing of it was read."""
+
+    code = "queue_full"

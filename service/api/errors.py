@@ -22,6 +22,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.CannotRecord: 500,
     errors.Overrun: 500,
     errors.NotReady: 503,
+    errors.QueueFull: 503,
     errors.RequestError: 400,
     errors.BadInput: 400,
     errors.EmptyBatch: 400,
@@ -40,6 +41,9 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.UnsupportedMediaType: 415,
 }
 
+# Seconds after which to ask again: a batch takes less than one, a teacher that fails longer to mend.
+RETRY_AFTER: dict[type[errors.ServiceError], int] = {errors.QueueFull: 1, errors.NotReady: 5}
+
 log = logger("api")
 
 
@@ -49,6 +53,8 @@ def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) ->
     headers = dict(headers or {})
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if type(error) in RETRY_AFTER:
+        headers["Retry-After"] = str(RETRY_AFTER[type(error)])
     body: dict[str, Any] = {"error": str(error), "code": error.code}
     if isinstance(error, errors.OperatorRefused):
         body["certificate"] = error.certificate

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from service.api import bodies, media, query
+from service.batching.intake import Load
 from service.config import Limits
 from service.engine.engine import Engine, in_order
 from service.engine.ensemble import Effective, Ensemble
@@ -38,6 +39,10 @@ class SoftTargets:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        with Load(self._engine.intake) as load:
+            await self._handle(scope, receive, send, load)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, load: Load) -> None:
         headers = Headers(scope=scope)
         asked = query.parse(scope["query_string"])
         ensemble = self._engine.ensemble(scope["path_params"]["ensemble"])
@@ -45,7 +50,8 @@ class SoftTargets:
         body_media = media.of_body(headers.get("content-type", ""))
         reply_media = media.of_reply(headers.get("accept", ""), body_media)
         try:
-            body = await bodies.whole(headers, receive, limit=int(self._limits.max_body_bytes))
+            limit = int(self._limits.max_body_bytes)
+            body = await bodies.whole(headers, receive, limit=limit, load=load)
         except bodies.ClientGone:
             return
         rows = self._limits.max_rows_per_request
@@ -53,6 +59,7 @@ class SoftTargets:
             row_ids, inputs = await asyncio.to_thread(bodies.read, body, body_media, ensemble, max_rows=rows)
         else:
             row_ids, inputs = bodies.read(body, body_media, ensemble, max_rows=rows)
+        load.add(rows=len(row_ids), size=len(row_ids) * effective.layout.row_bytes)
         answer = self._answer(
             send,
             ensemble,

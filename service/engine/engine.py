@@ -10,8 +10,9 @@ import numpy as np
 
 from service.admission import Certifier
 from service.batching.batcher import Batcher, Settled
+from service.batching.intake import Intake
 from service.cache.memory import MemoryCache
-from service.config import RecipeSection, Settings
+from service.config import Limits, RecipeSection, Settings
 from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
@@ -36,6 +37,7 @@ class Engine:
         ensembles: by name.
         batchers: by the ensemble's name; they count what is computed.
         cache: of targets.
+        intake: how much is being answered.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class Engine:
         ensembles: Mapping[str, Ensemble],
         cache: MemoryCache,
         *,
-        timeout_s: float,
+        limits: Limits,
         entry_points: Sequence[str] = (),
     ) -> None:
         self.ensembles = ensembles
         self.cache = cache
-        self._timeout_s = timeout_s
+        self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=int(limits.max_bytes_in_flight))
+        self._timeout_s = limits.request_timeout_s
         self._entry_points = entry_points
         self._putting = asyncio.Lock()
         self.batchers = {name: self._batcher(one) for name, one in ensembles.items()}
@@ -97,7 +100,7 @@ class Engine:
             engine = cls(
                 ensembles,
                 cache,
-                timeout_s=settings.limits.request_timeout_s,
+                limits=settings.limits,
                 entry_points=settings.operators.entry_points,
             )
             opened.pop_all()

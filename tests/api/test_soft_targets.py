@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from service.batching.intake import Load
 from soft_targets import wire
 
 URL = "/v1/ensembles/toy/soft-targets"
@@ -247,6 +248,20 @@ def test_too_much(client):
 
     reply = client.post(URL, content=chunks(), headers={"Content-Type": JSON})
     refused(reply, 413, "too_large", "more than 1048576 bytes")
+
+
+def test_what_finds_no_room_is_sent_away_at_once_and_told_when_to_come_again(client, opened):
+    rows = {"inputs": {"pixels": [ROW]}}
+    with Load(opened.intake) as load:
+        load.add(rows=opened.intake.max_rows)
+        reply = post_json(client, rows)
+        refused(reply, 503, "queue_full", "ask again")
+        assert reply.headers["retry-after"] == "1"
+        load.add(size=opened.intake.max_bytes)
+        reply = client.post(URL, content=iter([b" " * 100]), headers={"Content-Type": JSON})
+        refused(reply, 503, "queue_full", "ask again")
+    assert post_json(client, rows).status_code == 200
+    assert (opened.intake.rows, opened.intake.size) == (0, 0)
 
 
 def test_a_small_body_that_inflates_beyond_the_limit(client):
