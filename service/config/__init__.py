@@ -8,6 +8,7 @@ there yet is refused by name.
 """
 
 from service.config.ensemble import Ensemble, Input, Output, RecipeSection, Teacher
+from service.config.fake import FakeModel
 from service.config.settings import Auth, Cache, Limits, Server, Settings, load, read_recipe
 from service.config.values import TEMPERATURES, input_name
 
@@ -16,6 +17,7 @@ __all__ = [
     "Auth",
     "Cache",
     "Ensemble",
+    "FakeModel",
     "Input",
     "Limits",
     "Output",

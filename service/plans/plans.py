@@ -216,7 +216,7 @@ class Plans:
         for teacher in local:
             if teacher.allow_cpu and teacher.device.kind != "cpu":
                 return f"teacher {teacher.name!r} may run in part on the CPU"
-        size = sum(teacher.model.size_bytes for teacher in local)
+        size = sum(teacher.size_bytes for teacher in local)
         if size > LARGEST_BYTES:
             return f"together the models are {size} bytes; one graph may have {LARGEST_BYTES}"
         try:
