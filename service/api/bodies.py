@@ -56,8 +56,8 @@ async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -
     return b"".join(chunks)
 
 
-def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
-    """Rows and their ids out of a body.
+def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> wire.Request:
+    """Rows, or their digests, and their ids out of a body.
 
     Raises:
         BadInput: the body cannot be read, or does not fit the ensemble.
@@ -65,14 +65,16 @@ def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple
         TooLarge: it holds more than ``max_rows``, or inflates to more bytes than the format allows.
     """
     if media != wire.ARROW:
-        return rows_of(document_of(body), ensemble, max_rows=max_rows)
+        row_ids, inputs = rows_of(document_of(body), ensemble, max_rows=max_rows)
+        return wire.Request(row_ids, inputs, None)
     try:
-        row_ids, inputs = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
+        asked = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
     except (wire.TooManyRows, wire.TooManyBytes) as exc:
         raise TooLarge(str(exc)) from None
     except wire.InputError as exc:
         raise BadInput(str(exc)) from None
-    return _some(row_ids), inputs
+    _some(asked.row_ids)
+    return asked
 
 
 def document_of(body: bytes) -> Any:
@@ -232,7 +234,8 @@ def _target(
     classes: Sequence[str], effective: Effective, value: bytes | None, failure: RowFailure | None
 ) -> dict[str, Any]:
     if value is None:
-        assert failure is not None
+        if failure is None:  # absent
+            return {}
         return {"error_code": failure.code, "error": failure.message}
     log_probs, indices, tail = effective.layout.unpack(value)
     kept = classes if indices is None else [classes[index] for index in indices[0]]

@@ -1,7 +1,7 @@
 """Answering requests: each row from the cache, or from the teachers, once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any, Self
@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from service.admission import Certifier
-from service.batching.batcher import Batcher, Settled
+from service.batching.batcher import Batcher, Settled, Ticket
 from service.batching.intake import Intake
 from service.cache.memory import MemoryCache
 from service.config import Limits, RecipeSection, Settings
@@ -229,30 +229,51 @@ class Engine:
             digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
         else:
             digests = row_digests(inputs, ensemble.inputs)
-        # The same row twice in one request is one row.
-        wanted: dict[bytes, list[int]] = {}
-        for row, digest in enumerate(digests):
-            if row not in failures:
-                wanted.setdefault(cache_key(effective.fingerprint, digest), []).append(row)
+        wanted = _wanted(effective, digests, failures)
+        if hits := await self._cached(wanted):
+            yield hits
+        if wanted:
+            pair, question = effective.pair, Question(effective, inputs)
+            ticket = self.batchers[ensemble.name].ask(wanted, group=(pair.key, pair.top_k), payload=question)
+            async with aclosing(self._settled(ticket, deadline)) as groups:  # whoever leaves, leaves at once
+                async for group in groups:
+                    yield group
+
+    async def recall(
+        self, ensemble: Ensemble, effective: Effective, digests: Sequence[bytes]
+    ) -> AsyncGenerator[Group, None]:
+        """Soft targets for rows known by their digests: cached, or being computed; the others are absent.
+
+        Args:
+            ensemble: whose teachers answered.
+            effective: the recipe as asked for.
+            digests: of the rows, as ``soft_targets.wire.row_digests`` makes them.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        wanted = _wanted(effective, digests, ())
+        if hits := await self._cached(wanted):
+            yield hits
+        batcher = self.batchers[ensemble.name]
+        flying = {key: wanted.pop(key) for key in tuple(wanted) if batcher.flies(key)}
+        if wanted:
+            yield _absent([row for rows in wanted.values() for row in rows])
+        if flying:
+            async with aclosing(self._settled(batcher.ask(flying), deadline)) as groups:
+                async for group in groups:
+                    yield group
+
+    async def _cached(self, wanted: dict[bytes, list[int]]) -> Group | None:
+        """The rows whose answers are kept; they are wanted no longer."""
         rows: list[int] = []
         values: list[bytes | None] = []
         for key, value in zip(tuple(wanted), await self.cache.get_many(list(wanted)), strict=True):
             if value is not None:
                 rows += wanted[key]
                 values += [value] * len(wanted.pop(key))
-        if rows:
-            yield _hits(rows, values)
-        if wanted:
-            computed = self._compute(ensemble, Question(effective, inputs), wanted, deadline)
-            async with aclosing(computed):  # whoever leaves here leaves there, at once
-                async for group in computed:
-                    yield group
+        count = len(rows)
+        return Group(rows, ["hit"] * count, values, [None] * count, [()] * count) if rows else None
 
-    async def _compute(
-        self, ensemble: Ensemble, question: Question, wanted: dict[bytes, list[int]], deadline: float
-    ) -> AsyncGenerator[Group, None]:
-        pair = question.effective.pair
-        ticket = self.batchers[ensemble.name].ask(wanted, group=(pair.key, pair.top_k), payload=question)
+    async def _settled(self, ticket: Ticket[Answer], deadline: float) -> AsyncGenerator[Group, None]:
         loop = asyncio.get_running_loop()
         try:
             while settled := await asyncio.wait_for(ticket.settled(), deadline - loop.time()):
@@ -294,14 +315,25 @@ def _non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, Ro
     return failures
 
 
+def _wanted(
+    effective: Effective, digests: Sequence[bytes], without: Container[int]
+) -> dict[bytes, list[int]]:
+    """Cache key to where the row stands; the same row twice in a request is one row."""
+    wanted: dict[bytes, list[int]] = {}
+    for row, digest in enumerate(digests):
+        if row not in without:
+            wanted.setdefault(cache_key(effective.fingerprint, digest), []).append(row)
+    return wanted
+
+
 def _failed(failures: Mapping[int, RowFailure]) -> Group:
     count = len(failures)
     return Group(list(failures), ["error"] * count, [None] * count, list(failures.values()), [()] * count)
 
 
-def _hits(rows: list[int], values: list[bytes | None]) -> Group:
+def _absent(rows: list[int]) -> Group:
     count = len(rows)
-    return Group(rows, ["hit"] * count, values, [None] * count, [()] * count)
+    return Group(rows, ["absent"] * count, [None] * count, [None] * count, [()] * count)
 
 
 def _settled(settled: Sequence[Settled[Answer]]) -> Group:

@@ -10,6 +10,7 @@ from service.config import load
 from service.engine.engine import Engine
 from service.engine.ensemble import Overrides
 from service.errors import ConfigError
+from soft_targets.wire import row_digests
 
 CONFIG = """\
 limits: {request_timeout_s: 2}
@@ -125,4 +126,56 @@ async def test_permuted_batches_hit_every_time(opened):
         again = await answers(engine, rows[order])
         assert [again[place][:2] for place in range(30)] == [["hit", first[row][1]] for row in order]
     assert engine.batchers["toy"].rows == 30
+    await engine.close()
+
+
+async def recalled(engine, digests):
+    """Row to (source, value); each row must come exactly once."""
+    toy = engine.ensemble("toy")
+    found = {}
+    async for group in engine.recall(toy, toy.effective("default", Overrides()), digests):
+        for row, source, value, *_ in zip(*group, strict=True):
+            assert row not in found
+            found[row] = source, value
+    assert sorted(found) == list(range(len(digests)))
+    return found
+
+
+async def test_digests_find_what_is_kept_or_being_computed_and_nothing_else(opened):
+    engine, rows = opened(), rows_of(6)
+    digests = row_digests({"x": rows}, engine.ensemble("toy").inputs)
+    kept = await answers(engine, rows[:2])
+    computing = asyncio.ensure_future(answers(engine, rows[2:4]))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    found = await recalled(engine, [*digests, digests[0], digests[2], digests[5]])
+    computed = await computing
+    assert {place: source for place, (source, _) in found.items()} == {
+        0: "hit", 1: "hit", 2: "coalesced", 3: "coalesced", 4: "absent", 5: "absent",
+        6: "hit", 7: "coalesced", 8: "absent",
+    }  # fmt: skip
+    assert [found[place][1] for place in (0, 1, 6)] == [kept[row][1] for row in (0, 1, 0)]
+    assert [found[place][1] for place in (2, 3, 7)] == [computed[row][1] for row in (0, 1, 0)]
+    assert found[4][1] is None
+    assert engine.batchers["toy"].rows == 4
+    await engine.close()
+
+
+async def test_who_waits_by_digest_gets_the_row_though_its_sender_left(opened):
+    engine, rows = opened(), rows_of(1)
+    digests = row_digests({"x": rows}, engine.ensemble("toy").inputs)
+    blocking = [asyncio.ensure_future(answers(engine, rows_of(4, seed=seed))) for seed in (5, 6)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    sender = asyncio.ensure_future(answers(engine, rows))  # queued: both places are taken
+    for _ in range(10):
+        await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(recalled(engine, digests))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    sender.cancel()
+    found = await waiting
+    assert found[0][0] == "coalesced"
+    assert (await answers(engine, rows))[0][:2] == ["hit", found[0][1]]
+    await asyncio.gather(*blocking)
     await engine.close()
