@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, model_validator
@@ -90,12 +90,17 @@ class Cache(Section):
 
     later: ClassVar = frozenset(
         {
-            "password_file", "l1_bytes", "opinions", "opinions_max_classes", "call_timeout_ms",
-            "breaker", "lease",
+            "password_file", "l1_bytes", "call_timeout_ms", "breaker", "lease",
         }
     )  # fmt: skip
     url: Text = "memory://?max_bytes=512MiB"
     ttl_s: Annotated[Number, Field(gt=0)] = 604_800.0
+    opinions: Literal["off", "float32", "float16"] = "off"
+    opinions_max_classes: Annotated[Whole, Field(gt=0)] = 4096
+
+    def kept(self, classes: int) -> Literal["float32", "float16"] | None:
+        """In which precision the opinions of an ensemble of so many classes are kept."""
+        return None if self.opinions == "off" or classes > self.opinions_max_classes else self.opinions
 
     @property
     def max_bytes(self) -> int:

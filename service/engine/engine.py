@@ -16,7 +16,7 @@ from service.config import Limits, RecipeSection, Settings
 from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
-from service.keys import cache_key, canonical_json
+from service.keys import cache_key, canonical_json, digest_of
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
 from service.telemetry import logger
@@ -38,6 +38,7 @@ class Engine:
         batchers: by the ensemble's name; they count what is computed.
         cache: of targets.
         intake: how much is being answered.
+        inferences: how many rows teachers were asked for, by the ensemble's name.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Engine:
         self._timeout_s = limits.request_timeout_s
         self._entry_points = entry_points
         self._putting = asyncio.Lock()
+        self.inferences = dict.fromkeys(ensembles, 0)
         self.batchers = {name: self._batcher(one) for name, one in ensembles.items()}
 
     def _batcher(self, ensemble: Ensemble) -> Batcher[Question, Answer]:
@@ -61,19 +63,20 @@ class Engine:
             partial(batch, ensemble),
             max_rows=ensemble.config.batching.max_rows,
             in_flight=ensemble.plans.in_flight,
-            keep=self._keep,
+            keep=partial(self._keep, ensemble),
             failed=FAILED,
             name=f"batches-{ensemble.name}",
         )
 
-    def _keep(self, keys: Sequence[bytes], answers: Sequence[Answer]) -> None:
-        self.cache.put_many(
-            {
-                key: answer.value
-                for key, answer in zip(keys, answers, strict=True)
-                if answer.keep and answer.value is not None
-            }
-        )
+    def _keep(self, ensemble: Ensemble, keys: Sequence[bytes], answers: Sequence[Answer]) -> None:
+        kept = {}
+        for key, answer in zip(keys, answers, strict=True):
+            if answer.keep and answer.value is not None:
+                kept[key] = answer.value
+            if answer.opinions is not None:
+                kept[cache_key(ensemble.opinions_fingerprint, digest_of(key))] = answer.opinions
+        self.cache.put_many(kept)
+        self.inferences[ensemble.name] += sum(answer.source != "opinions" for answer in answers)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -86,7 +89,13 @@ class Engine:
         with ExitStack() as opened:
             ensembles = {}
             for name, config in settings.ensembles.items():
-                ensemble = Ensemble.open(name, config, certifier, spread_limit=settings.server.spread_limit)
+                ensemble = Ensemble.open(
+                    name,
+                    config,
+                    certifier,
+                    spread_limit=settings.server.spread_limit,
+                    keep=settings.cache.kept(len(config.classes)),
+                )
                 opened.callback(ensemble.close)
                 ensembles[name] = ensemble
                 log.info(
@@ -232,12 +241,11 @@ class Engine:
         wanted = _wanted(effective, digests, failures)
         if hits := await self._cached(wanted):
             yield hits
-        if wanted:
-            pair, question = effective.pair, Question(effective, inputs)
-            ticket = self.batchers[ensemble.name].ask(wanted, group=(pair.key, pair.top_k), payload=question)
-            async with aclosing(self._settled(ticket, deadline)) as groups:  # whoever leaves, leaves at once
-                async for group in groups:
-                    yield group
+        fused = await self._by_opinions(ensemble, effective, wanted)
+        asked = self._ask(ensemble, wanted, Question(effective, inputs))
+        async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
+            async for group in groups:
+                yield group
 
     async def recall(
         self, ensemble: Ensemble, effective: Effective, digests: Sequence[bytes]
@@ -253,14 +261,32 @@ class Engine:
         wanted = _wanted(effective, digests, ())
         if hits := await self._cached(wanted):
             yield hits
+        fused = await self._by_opinions(ensemble, effective, wanted)
         batcher = self.batchers[ensemble.name]
-        flying = {key: wanted.pop(key) for key in tuple(wanted) if batcher.flies(key)}
-        if wanted:
-            yield _absent([row for rows in wanted.values() for row in rows])
-        if flying:
-            async with aclosing(self._settled(batcher.ask(flying), deadline)) as groups:
-                async for group in groups:
-                    yield group
+        joined = batcher.ask({key: wanted.pop(key) for key in tuple(wanted) if batcher.flies(key)})
+        absent = _absent([row for rows in wanted.values() for row in rows])
+        async with aclosing(self._settled([fused, joined], deadline, first=absent)) as groups:
+            async for group in groups:
+                yield group
+
+    def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
+        pair = question.effective.pair
+        group = (pair.key, pair.top_k, question.inputs is None)
+        return self.batchers[ensemble.name].ask(wanted, group=group, payload=question)
+
+    async def _by_opinions(
+        self, ensemble: Ensemble, effective: Effective, wanted: dict[bytes, list[int]]
+    ) -> Ticket[Answer]:
+        """Rows whose opinions are kept, to be fused without a teacher; they are wanted no longer."""
+        if ensemble.keep is None or not wanted:
+            return self.batchers[ensemble.name].ask({})
+        fingerprint, keys = ensemble.opinions_fingerprint, list(wanted)
+        found = await self.cache.get_many([cache_key(fingerprint, digest_of(key)) for key in keys])
+        opinions = {
+            wanted[key][0]: value for key, value in zip(keys, found, strict=True) if value is not None
+        }
+        fused = {key: wanted.pop(key) for key in keys if wanted[key][0] in opinions}
+        return self._ask(ensemble, fused, Question(effective, None, opinions))
 
     async def _cached(self, wanted: dict[bytes, list[int]]) -> Group | None:
         """The rows whose answers are kept; they are wanted no longer."""
@@ -273,19 +299,28 @@ class Engine:
         count = len(rows)
         return Group(rows, ["hit"] * count, values, [None] * count, [()] * count) if rows else None
 
-    async def _settled(self, ticket: Ticket[Answer], deadline: float) -> AsyncGenerator[Group, None]:
+    async def _settled(
+        self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None
+    ) -> AsyncGenerator[Group, None]:
+        """The groups of rows in which tickets are settled; the last one says what is late."""
         loop = asyncio.get_running_loop()
         try:
-            while settled := await asyncio.wait_for(ticket.settled(), deadline - loop.time()):
-                yield _settled(settled)
+            if first is not None and first.rows:
+                yield first
+            for ticket in tickets:
+                while settled := await asyncio.wait_for(ticket.settled(), deadline - loop.time()):
+                    yield _settled(settled)
         except TimeoutError:
             late = RowFailure(
                 "deadline_exceeded",
                 f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
             )
-            yield _failed({row: late for rows in ticket.waiting.values() for row in rows})
+            yield _failed(
+                {row: late for ticket in tickets for rows in ticket.waiting.values() for row in rows}
+            )
         finally:
-            ticket.leave()
+            for ticket in tickets:
+                ticket.leave()
 
 
 def _content(section: RecipeSection) -> bytes:
@@ -346,7 +381,7 @@ def _settled(settled: Sequence[Settled[Answer]]) -> Group:
         else:
             group.sources.extend(["coalesced"] * count)
             if not joined:
-                group.sources[-count] = "miss"
+                group.sources[-count] = answer.source
         group.values.extend([answer.value] * count)
         group.failures.extend([answer.failure] * count)
         group.missing.extend([answer.missing] * count)

@@ -242,8 +242,8 @@ LATER = {
     "limits": ["drain_s: 1", "max_decompressed_bytes: 1",
                "max_json_depth: 1", "max_header_bytes: 1", "slow_reader_s: 1", "rows_per_s_per_key: 1",
                "rows_in_flight_per_key: 1"],
-    "cache": ["password_file: x", "l1_bytes: 1", "opinions: off", "opinions_max_classes: 1",
-              "call_timeout_ms: 1", "breaker: {failures: 1}", "lease: off"],
+    "cache": ["password_file: x", "l1_bytes: 1", "call_timeout_ms: 1", "breaker: {failures: 1}",
+              "lease: off"],
 }  # fmt: skip
 
 
