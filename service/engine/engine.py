@@ -9,8 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from service.admission import Certifier
-from service.cache.base import Cache
-from service.cache.memory import MemoryCache
+from service.cache import Store, open_store
 from service.config import RecipeSection, Settings
 from service.engine.batches import Answer, batch, examine
 from service.engine.ensemble import Effective, Ensemble
@@ -36,7 +35,7 @@ class Engine:
     def __init__(
         self,
         ensembles: Mapping[str, Ensemble],
-        cache: Cache,
+        cache: Store,
         *,
         timeout_s: float,
         entry_points: Sequence[str] = (),
@@ -73,7 +72,7 @@ class Engine:
                     devices=[str(member.teacher.device) for member in ensemble.members],
                     plans=ensemble.plans.report(),
                 )
-            cache = MemoryCache(max_bytes=settings.cache.max_bytes, ttl_s=settings.cache.ttl_s)
+            cache = open_store(settings.cache)
             engine = cls(
                 ensembles,
                 cache,
@@ -113,7 +112,7 @@ class Engine:
                     f"ensemble {name!r}: a batch was told to stop and does not come back; restart the server"
                 )
             degraded += told
-        return degraded
+        return degraded + self.cache.degraded()
 
     def ensemble(self, name: str) -> Ensemble:
         """The ensemble of that name.
@@ -274,7 +273,7 @@ class Engine:
         results = await loop.run_in_executor(
             self._pools[ensemble.name], batch, ensemble, effective, inputs, rows
         )
-        await self.cache.set_many(
+        self.cache.put_many(
             {
                 key: answer.value
                 for key, answer in zip(keys, results, strict=True)
