@@ -14,7 +14,7 @@ from service.engine.ensemble import Ensemble
 from service.errors import ConfigError
 from service.plans.operators import resolve
 from service.plans.plans import MOST_FUSED
-from service.teachers.onnx import OnnxTeacher
+from service.teachers.base import Teacher
 from service.teachers.session import Deadlines
 
 MIB = 2**20
@@ -83,7 +83,7 @@ def _check(name: str, config: EnsembleConfig, settings: Settings) -> Checked:
     return checked
 
 
-def _teachers(name: str, config: EnsembleConfig, checked: Checked) -> list[OnnxTeacher]:
+def _teachers(name: str, config: EnsembleConfig, checked: Checked) -> list[Teacher]:
     opened = []
     deadlines = Deadlines(config.teacher_timeout_s)
     for section in config.teachers:
@@ -98,7 +98,7 @@ def _teachers(name: str, config: EnsembleConfig, checked: Checked) -> list[OnnxT
             {
                 "name": teacher.name,
                 "model": str(section.model),
-                "bytes": teacher.model.size_bytes,
+                "bytes": teacher.size_bytes,
                 "digest": teacher.digest,
                 "device": str(teacher.device),
                 "inputs": inputs,
@@ -115,7 +115,7 @@ def _shape(shape: Sequence[int | None]) -> str:
     return f"[{', '.join(['batch', *('any' if size is None else str(size) for size in shape)])}]"
 
 
-def _bind(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher], checked: Checked) -> bool:
+def _bind(name: str, config: EnsembleConfig, teachers: list[Teacher], checked: Checked) -> bool:
     try:
         inputs = agree_inputs(name, config, teachers)
     except ConfigError as exc:
@@ -160,11 +160,7 @@ def _plan(ensemble: Ensemble, settings: Settings, checked: Checked) -> None:
 
 def _memory(ensemble: Ensemble, settings: Settings) -> dict[str, int]:
     """Bytes: the models once a session that holds them, the rows in flight, the cache."""
-    models = sum(
-        member.teacher.model.size_bytes
-        for member in ensemble.members
-        if isinstance(member.teacher, OnnxTeacher)
-    )
+    models = sum(member.teacher.size_bytes for member in ensemble.members)
     words = [plan["plan"] for plan in ensemble.plans.report()]
     copies = words.count("fused") + ("staged" in words) + ("split" in words)
     row = sum(8 * math.prod(spec.shape) for spec in ensemble.inputs.values())

@@ -28,7 +28,8 @@ ServiceError
 │   ├── CacheTimeout         ... not in its time
 │   └── CacheRefused         it answers, but keeps nothing new
 ├── Overrun                  a call did not end in its time and was stopped
-└── NotReady                 too many teachers fail, or a batch does not come back
+├── NotReady                 too many teachers fail, or a batch does not come back
+└── QueueFull                as much is being answered as may be at a time
 """
 
 from typing import Any, ClassVar
@@ -200,3 +201,9 @@ class NotReady(ServiceError):
     """Raised when a server that should be asked for readiness has to say no."""
 
     code = "not_ready"
+
+
+class QueueFull(ServiceError):
+    """Raised at the door when as much is being answered as may be at a time; nothing of it was read."""
+
+    code = "queue_full"

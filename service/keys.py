@@ -41,6 +41,11 @@ def cache_key(fingerprint: str, digest: bytes) -> bytes:
     return b"%s:%d:" % (NAMESPACE, FORMAT_VERSION) + bytes.fromhex(fingerprint) + digest
 
 
+def digest_of(key: bytes) -> bytes:
+    """The row digest in a cache key."""
+    return key[-32:]
+
+
 def files_digest(files: Iterable[tuple[str, Path]]) -> str:
     """BLAKE3-256 over named files: each name and size, then its bytes.
 

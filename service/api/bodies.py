@@ -9,6 +9,7 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from service.batching.intake import Load
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, EmptyBatch, TooLarge
 from service.model import Array, Group, RowFailure
@@ -21,12 +22,13 @@ class ClientGone(Exception):
     """Raised when the client hung up before its request was whole; nobody is there to answer."""
 
 
-async def whole(headers: Headers, receive: Receive, *, limit: int) -> bytes:
-    """The whole body, as long as it is within the limit.
+async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -> bytes:
+    """The whole body, as long as it is within the limit and there is room for it.
 
     Raises:
         BadInput: it is encoded.
         TooLarge: it is larger than the limit; what is beyond is not read.
+        QueueFull: others have to leave first; what is beyond is not read.
         ClientGone: the client hung up.
     """
     if headers.get("content-encoding", "identity") != "identity":
@@ -34,8 +36,10 @@ async def whole(headers: Headers, receive: Receive, *, limit: int) -> bytes:
             f"Content-Encoding {headers['content-encoding']!r} is not read; send the body as it is"
         )
     said = headers.get("content-length", "")
-    if said.isdigit() and int(said) > limit:
-        raise TooLarge(f"the body has {said} bytes, at most {limit} are taken; split the rows")
+    if said.isdigit():
+        if int(said) > limit:
+            raise TooLarge(f"the body has {said} bytes, at most {limit} are taken; split the rows")
+        load.add(size=int(said))
     chunks, size, more = [], 0, True
     while more:
         message = await receive()
@@ -45,13 +49,15 @@ async def whole(headers: Headers, receive: Receive, *, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes; split the rows")
+        if not said.isdigit():
+            load.add(size=len(chunk))
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)
 
 
-def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple[pa.Array, dict[str, Array]]:
-    """Rows and their ids out of a body.
+def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> wire.Request:
+    """Rows, or their digests, and their ids out of a body.
 
     Raises:
         BadInput: the body cannot be read, or does not fit the ensemble.
@@ -59,14 +65,16 @@ def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> tuple
         TooLarge: it holds more than ``max_rows``, or inflates to more bytes than the format allows.
     """
     if media != wire.ARROW:
-        return rows_of(document_of(body), ensemble, max_rows=max_rows)
+        row_ids, inputs = rows_of(document_of(body), ensemble, max_rows=max_rows)
+        return wire.Request(row_ids, inputs, None)
     try:
-        row_ids, inputs = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
+        asked = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
     except (wire.TooManyRows, wire.TooManyBytes) as exc:
         raise TooLarge(str(exc)) from None
     except wire.InputError as exc:
         raise BadInput(str(exc)) from None
-    return _some(row_ids), inputs
+    _some(asked.row_ids)
+    return asked
 
 
 def document_of(body: bytes) -> Any:
@@ -226,7 +234,8 @@ def _target(
     classes: Sequence[str], effective: Effective, value: bytes | None, failure: RowFailure | None
 ) -> dict[str, Any]:
     if value is None:
-        assert failure is not None
+        if failure is None:  # absent
+            return {}
         return {"error_code": failure.code, "error": failure.message}
     log_probs, indices, tail = effective.layout.unpack(value)
     kept = classes if indices is None else [classes[index] for index in indices[0]]

@@ -25,6 +25,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.CacheUnavailable: 503,
     errors.CacheTimeout: 503,
     errors.CacheRefused: 503,
+    errors.QueueFull: 503,
     errors.RequestError: 400,
     errors.BadInput: 400,
     errors.EmptyBatch: 400,
@@ -43,6 +44,9 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.UnsupportedMediaType: 415,
 }
 
+# Seconds after which to ask again: a batch takes less than one, a teacher that fails longer to mend.
+RETRY_AFTER: dict[type[errors.ServiceError], int] = {errors.QueueFull: 1, errors.NotReady: 5}
+
 log = logger("api")
 
 
@@ -52,6 +56,8 @@ def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) ->
     headers = dict(headers or {})
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if type(error) in RETRY_AFTER:
+        headers["Retry-After"] = str(RETRY_AFTER[type(error)])
     body: dict[str, Any] = {"error": str(error), "code": error.code}
     if isinstance(error, errors.OperatorRefused):
         body["certificate"] = error.certificate

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
 from service.api import bodies, media, query
+from service.batching.intake import Load
 from service.config import Limits
 from service.engine.engine import Engine
 from service.engine.ensemble import Ensemble
@@ -50,12 +51,15 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
         effective = found.effective(asked.recipe, asked.overrides)
         if media.of_body(request.headers.get("content-type", "")) != media.JSON:
             raise BadInput("guarantees are asked in JSON: labels stand beside the rows")
-        body = await bodies.whole(request.headers, request.receive, limit=int(limits.max_body_bytes))
-        document = bodies.document_of(body)
-        labels = document.pop("labels", None) if isinstance(document, dict) else None
-        row_ids, inputs = bodies.rows_of(document, found, max_rows=limits.max_rows_per_request)
-        indices = None if labels is None else _indices(labels, found, len(row_ids))
-        quantities = await engine.guarantees(found, effective, inputs, indices)
+        with Load(engine.intake) as load:
+            limit = int(limits.max_body_bytes)
+            body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
+            document = bodies.document_of(body)
+            labels = document.pop("labels", None) if isinstance(document, dict) else None
+            row_ids, inputs = bodies.rows_of(document, found, max_rows=limits.max_rows_per_request)
+            load.add(rows=len(row_ids))
+            indices = None if labels is None else _indices(labels, found, len(row_ids))
+            quantities = await engine.guarantees(found, effective, inputs, indices)
         return GuaranteesInfo.model_validate({"quantities": quantities})
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from service.api import bodies
+from service.batching.intake import Load
 from service.config import Limits, read_recipe
 from service.engine.engine import Engine
 from service.errors import BadInput, ConfigError, UnknownRecipe
@@ -40,7 +41,9 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
     )
     async def put(ensemble: str, recipe: str, request: Request, response: Response) -> dict[str, Any]:
         """A new recipe, as in the configuration; certified first, served until the server stops."""
-        body = await bodies.whole(request.headers, request.receive, limit=int(limits.max_body_bytes))
+        with Load(engine.intake) as load:
+            limit = int(limits.max_body_bytes)
+            body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
         try:
             section = read_recipe(recipe, bodies.document_of(body))
         except ConfigError as exc:

@@ -11,12 +11,13 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from service.api import bodies, media, query
+from service.batching.intake import Load
 from service.config import Limits
 from service.engine.engine import Engine, in_order
 from service.engine.ensemble import Effective, Ensemble
 from service.keys import canonical_json
-from service.model import Array, Group
-from soft_targets.wire import ARROW, FORMAT, ReplyWriter
+from service.model import Group
+from soft_targets.wire import ARROW, FORMAT, ReplyWriter, Request
 
 # Reading this much out of a body takes about a millisecond: above it, it leaves the event loop.
 LONG_BODY_BYTES = 1 << 18
@@ -38,6 +39,10 @@ class SoftTargets:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        with Load(self._engine.intake) as load:
+            await self._handle(scope, receive, send, load)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, load: Load) -> None:
         headers = Headers(scope=scope)
         asked = query.parse(scope["query_string"])
         ensemble = self._engine.ensemble(scope["path_params"]["ensemble"])
@@ -45,20 +50,21 @@ class SoftTargets:
         body_media = media.of_body(headers.get("content-type", ""))
         reply_media = media.of_reply(headers.get("accept", ""), body_media)
         try:
-            body = await bodies.whole(headers, receive, limit=int(self._limits.max_body_bytes))
+            limit = int(self._limits.max_body_bytes)
+            body = await bodies.whole(headers, receive, limit=limit, load=load)
         except bodies.ClientGone:
             return
-        rows = self._limits.max_rows_per_request
+        most = self._limits.max_rows_per_request
         if len(body) > LONG_BODY_BYTES:
-            row_ids, inputs = await asyncio.to_thread(bodies.read, body, body_media, ensemble, max_rows=rows)
+            rows = await asyncio.to_thread(bodies.read, body, body_media, ensemble, max_rows=most)
         else:
-            row_ids, inputs = bodies.read(body, body_media, ensemble, max_rows=rows)
+            rows = bodies.read(body, body_media, ensemble, max_rows=most)
+        load.add(rows=len(rows.row_ids), size=len(rows.row_ids) * effective.layout.row_bytes)
         answer = self._answer(
             send,
             ensemble,
             effective,
-            row_ids=row_ids,
-            inputs=inputs,
+            rows=rows,
             order=asked.order,
             media_type=reply_media,
         )
@@ -70,12 +76,16 @@ class SoftTargets:
         ensemble: Ensemble,
         effective: Effective,
         *,
-        row_ids: pa.Array,
-        inputs: dict[str, Array],
+        rows: Request,
         order: str,
         media_type: str,
     ) -> None:
-        async with contextlib.aclosing(self._engine.answer(ensemble, effective, inputs)) as found:
+        row_ids = rows.row_ids
+        if rows.digests is not None:
+            answer = self._engine.recall(ensemble, effective, rows.digests)
+        else:
+            answer = self._engine.answer(ensemble, effective, rows.inputs or {})
+        async with contextlib.aclosing(answer) as found:
             groups = in_order(found, len(row_ids)) if order == "input" else found
             if media_type == ARROW:
                 await self._stream(send, ensemble, effective, row_ids, groups)

@@ -9,6 +9,7 @@ there yet is refused by name.
 
 from service.config.cache import REMOTE, Address, Cache
 from service.config.ensemble import Ensemble, Input, Output, RecipeSection, Teacher
+from service.config.fake import FakeModel
 from service.config.settings import Auth, Limits, Server, Settings, load, read_recipe
 from service.config.values import TEMPERATURES, input_name
 
@@ -19,6 +20,7 @@ __all__ = [
     "Auth",
     "Cache",
     "Ensemble",
+    "FakeModel",
     "Input",
     "Limits",
     "Output",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, model_validator
@@ -49,13 +49,19 @@ class Breaker(Section):
 class Cache(Section):
     """Where answers are kept: in this process, in a file, or in Redis."""
 
-    later: ClassVar = frozenset({"opinions", "opinions_max_classes", "lease"})
+    later: ClassVar = frozenset({"lease"})
     url: Text = SPELLED["memory"]
     password_file: FilePath | None = None
     l1_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(64 * MIB)
     ttl_s: Annotated[Number, Field(gt=0, le=LONGEST_TTL_S)] = 604_800.0
     call_timeout_ms: Annotated[Number, Field(gt=0, le=60_000)] = 50.0
     breaker: Breaker = Breaker()
+    opinions: Literal["off", "float32", "float16"] = "off"
+    opinions_max_classes: Annotated[Whole, Field(gt=0)] = 4096
+
+    def kept(self, classes: int) -> Literal["float32", "float16"] | None:
+        """In which precision the opinions of an ensemble of so many classes are kept."""
+        return None if self.opinions == "off" or classes > self.opinions_max_classes else self.opinions
 
     @property
     def address(self) -> Address:

@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
+from service.config.fake import FakeModel, read_fake
 from service.config.values import (
     Calibration,
-    FilePath,
     InputName,
     Name,
     Number,
@@ -80,12 +81,24 @@ def _class_pair(value: Any) -> tuple[str, str | None]:
     return text(value), text(value)
 
 
+def _model(value: Any) -> Path | FakeModel:
+    if isinstance(value, FakeModel):
+        return value
+    if not isinstance(value, (str, Path)):
+        raise refuse(f"{value!r} is no model; give the path of an ONNX file")
+    if str(value).startswith("fake:"):
+        return read_fake(str(value))
+    if "://" in str(value):
+        raise refuse(f"a teacher at {value!r} is not yet supported; give the path of an ONNX file")
+    return directory.get() / value
+
+
 class Teacher(Section):
     """One teacher: an ONNX file, how its inputs and output are named, and what its classes mean."""
 
     later: ClassVar = frozenset({"revision", "parameters", "timeout_s", "retries", "max_reply_bytes"})
     name: Name
-    model: FilePath
+    model: Annotated[Path | FakeModel, BeforeValidator(_model)]
     inputs: dict[Text, InputName] | None = None
     output: Output
     temperature: Calibration = 1.0
@@ -94,14 +107,6 @@ class Teacher(Section):
     missing: Literal["floor"] | None = None
     device: DeviceName | None = None
     allow_cpu: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _local(cls, data: Any) -> Any:
-        model = data.get("model") if isinstance(data, Mapping) else None
-        if isinstance(model, str) and "://" in model:
-            raise refuse(f"a teacher at {model!r} is not yet supported; give the path of an ONNX file")
-        return data
 
 
 def _operator(value: Any) -> OperatorSpec:

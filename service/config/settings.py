@@ -42,18 +42,34 @@ class Server(Section):
 
 
 class Limits(Section):
-    """What one request may cost."""
+    """What one request may cost, and all of them at a time."""
 
     later: ClassVar = frozenset(
         {
-            "max_rows_in_flight", "max_bytes_in_flight", "drain_s", "max_decompressed_bytes",
+            "drain_s", "max_decompressed_bytes",
             "max_json_depth", "max_header_bytes", "slow_reader_s",
             "rows_per_s_per_key", "rows_in_flight_per_key",
         }
     )  # fmt: skip
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(64 * 2**20)
     max_rows_per_request: Annotated[Whole, Field(gt=0)] = 4096
+    max_rows_in_flight: Annotated[Whole, Field(gt=0)] = 16_384
+    max_bytes_in_flight: Annotated[ByteSize, Field(gt=0)] = ByteSize(2**30)
     request_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if self.max_rows_per_request > self.max_rows_in_flight:
+            raise refuse(
+                f"max_rows_in_flight ({self.max_rows_in_flight}) must be max_rows_per_request "
+                f"({self.max_rows_per_request}) at least"
+            )
+        if self.max_body_bytes > self.max_bytes_in_flight:
+            raise refuse(
+                f"max_bytes_in_flight ({int(self.max_bytes_in_flight)}) must be max_body_bytes "
+                f"({int(self.max_body_bytes)}) at least"
+            )
+        return self
 
 
 class Auth(Section):

@@ -1,10 +1,12 @@
 """One batch through the plans: every row gets its value or its failure."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.batching.batcher import Part
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import TeacherFailure
 from service.guarantees import report
@@ -23,38 +25,82 @@ class Answer(NamedTuple):
         failure: why, None where there is one.
         missing: the teachers that it had to do without.
         keep: whether the value may be cached: every teacher was heard, in the pair's own plan.
+        source: ``miss``, or ``opinions`` where no teacher was asked.
+        opinions: the teachers' opinions as bytes, where they may be kept.
     """
 
     value: bytes | None
     failure: RowFailure | None
     missing: tuple[str, ...] = ()
     keep: bool = False
+    source: str = "miss"
+    opinions: bytes | None = None
 
 
-def batch(
-    ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array], rows: Sequence[int]
-) -> list[Answer]:
+FAILED = Answer(None, RowFailure("internal", "the batch failed; the server's log says why"))
+
+
+class Question(NamedTuple):
+    """What a request asks of its rows.
+
+    Attributes:
+        effective: the recipe as asked for.
+        inputs: ensemble input to array ``[N, ...]``; None where the rows' opinions are known.
+        opinions: by row, as they were kept.
+    """
+
+    effective: Effective
+    inputs: Mapping[str, Array] | None
+    opinions: Mapping[int, bytes] = MappingProxyType({})
+
+
+def batch(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> list[Answer]:
     """Run one batch through the plan.
 
     Args:
         ensemble: whose teachers answer.
-        effective: the recipe as asked for.
-        inputs: ensemble input to array ``[N, ...]``.
-        rows: which of them.
+        parts: rows of requests that ask the same pair, at temperatures and weights of their own.
     """
-    part = {name: values[rows] for name, values in inputs.items()}
-    temperature, weights = _asked(effective, len(rows))
+    temperature, weights = (np.concatenate(one, axis=-1) for one in zip(*map(_asked_by, parts), strict=True))
+    effective = parts[0].payload.effective
     try:
-        outcome = ensemble.plans.run(part, temperature, weights, effective.pair)
+        if parts[0].payload.inputs is None:
+            opinions = _opinions(ensemble, parts)
+            outcome = ensemble.plans.fuse(opinions, temperature, weights, effective.pair)
+            answers = _answers(ensemble, effective, weights, outcome)
+            return [answer._replace(source="opinions") for answer in answers]
+        outcome = ensemble.plans.run(_inputs(parts), temperature, weights, effective.pair)
     except Exception:
         log.exception("batch failed", ensemble=ensemble.name)
-        failure = RowFailure("internal", "the batch failed; the server's log says why")
-        return [Answer(None, failure)] * len(rows)
+        return [FAILED] * len(temperature)
     ensemble.health.record(weights, outcome.valid)
     for place, message in outcome.failures.items():
         teacher = ensemble.members[place].teacher.name
         log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
     return _answers(ensemble, effective, weights, outcome)
+
+
+def _inputs(parts: Sequence[Part[Question]]) -> dict[str, Array]:
+    given = [(part.payload.inputs or {}, part.rows) for part in parts]
+    return {name: np.concatenate([inputs[name][rows] for inputs, rows in given]) for name in given[0][0]}
+
+
+def _opinions(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> Array:
+    """What was kept, as float32 ``[K, B, C]``."""
+    data = b"".join(part.payload.opinions[row] for part in parts for row in part.rows)
+    shape = (-1, len(ensemble.members), len(ensemble.classes))
+    values = np.frombuffer(data, ensemble.keep).reshape(shape).astype(np.float32)
+    return np.ascontiguousarray(values.transpose(1, 0, 2))
+
+
+def _kept(ensemble: Ensemble, opinions: Array) -> list[bytes]:
+    data = opinions.transpose(1, 0, 2).astype(ensemble.keep).tobytes()
+    size = len(data) // opinions.shape[1]
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _asked_by(part: Part[Question]) -> tuple[Array, Array]:
+    return _asked(part.payload.effective, len(part.rows))
 
 
 def _answers(ensemble: Ensemble, effective: Effective, weights: Array, outcome: Outcome) -> list[Answer]:
@@ -70,6 +116,11 @@ def _answers(ensemble: Ensemble, effective: Effective, weights: Array, outcome: 
                 "the teachers share no class of positive probability, so this operator has no answer",
             ),
         )
+    if outcome.opinions is not None:
+        whole = outcome.valid.all(axis=0) & ~outcome.again
+        for place, opinions in enumerate(_kept(ensemble, outcome.opinions)):
+            if whole[place]:
+                answers[place] = answers[place]._replace(opinions=opinions)
     lost = ~outcome.valid & (weights > 0)
     for row in np.flatnonzero(lost.any(axis=0)):
         failure = _lost(ensemble, np.flatnonzero(lost[:, row]), weights[:, row], outcome, int(row))

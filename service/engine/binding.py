@@ -1,19 +1,20 @@
 """Binding: each teacher's inputs, output and classes tied to the ensemble's, and tried."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from service.config import Ensemble as EnsembleConfig
+from service.config import FakeModel, input_name
 from service.config import Teacher as TeacherConfig
-from service.config import input_name
 from service.errors import DeviceError, TeacherError, TeacherFailure
 from service.model import Array
 from service.plans.alignment import Alignment
 from service.plans.member import Member
 from service.plans.stages import beliefs
 from service.teachers.base import GraphInput, Teacher
+from service.teachers.fake import FakeTeacher
 from service.teachers.onnx import OnnxTeacher
 from service.teachers.session import Deadlines
 from service.telemetry import logger
@@ -28,16 +29,18 @@ log = logger("engine")
 
 def open_teacher(
     ensemble: str, config: TeacherConfig, section: EnsembleConfig, deadlines: Deadlines
-) -> OnnxTeacher:
+) -> Teacher:
     """Load one teacher.
 
     Raises:
         TeacherError: it cannot be loaded; names the ensemble.
         DeviceError: it does not run on the device that was named.
     """
+    if isinstance(config.model, FakeModel):
+        return FakeTeacher(config, config.model, deadlines=deadlines)
     try:
         teacher = OnnxTeacher(
-            config, wanted=section.device, deadlines=deadlines, memory=section.device_memory
+            config, config.model, wanted=section.device, deadlines=deadlines, memory=section.device_memory
         )
     except (TeacherError, DeviceError) as exc:
         raise type(exc)(f"ensemble {ensemble!r}: {exc}") from None
@@ -65,7 +68,7 @@ def _feeds(section: TeacherConfig, teacher: Teacher, declared: Mapping[str, obje
     return {name: name for name in teacher.inputs}
 
 
-def agree_inputs(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher]) -> dict[str, TensorSpec]:
+def agree_inputs(name: str, config: EnsembleConfig, teachers: Sequence[Teacher]) -> dict[str, TensorSpec]:
     """The ensemble's inputs: as declared, or as the models agree.
 
     Raises:
@@ -105,7 +108,7 @@ def agree_inputs(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher])
     return {key: TensorSpec(given.dtype, given.shape) for key, (_, given) in found.items()}  # type: ignore[arg-type]
 
 
-def _check_all_read(name: str, config: EnsembleConfig, teachers: list[OnnxTeacher]) -> None:
+def _check_all_read(name: str, config: EnsembleConfig, teachers: Sequence[Teacher]) -> None:
     """Refuse an input that every request would have to send for nothing."""
     declared = config.inputs or {}
     read = {
@@ -143,7 +146,7 @@ def _merge(one: GraphInput, other: GraphInput) -> GraphInput | None:
 def member_of(
     ensemble: str,
     section: TeacherConfig,
-    teacher: OnnxTeacher,
+    teacher: Teacher,
     inputs: Mapping[str, TensorSpec],
     classes: tuple[str, ...],
 ) -> Member:

@@ -1,20 +1,22 @@
 """Answering requests: each row from the cache, or from the teachers, once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping, Sequence
+from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from service.admission import Certifier
+from service.batching.batcher import Batcher, Settled, Ticket
+from service.batching.intake import Intake
 from service.cache import Store, open_store
-from service.config import RecipeSection, Settings
-from service.engine.batches import Answer, batch, examine
+from service.config import Limits, RecipeSection, Settings
+from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
-from service.keys import cache_key, canonical_json
+from service.keys import cache_key, canonical_json, digest_of
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
 from service.telemetry import logger
@@ -30,6 +32,13 @@ class Engine:
     """Ensembles and a cache.
 
     Use ``Engine.open`` and ``close``; answering belongs to one event loop.
+
+    Attributes:
+        ensembles: by name.
+        batchers: by the ensemble's name; they count what is computed.
+        cache: of targets.
+        intake: how much is being answered.
+        inferences: how many rows teachers were asked for, by the ensemble's name.
     """
 
     def __init__(
@@ -37,19 +46,37 @@ class Engine:
         ensembles: Mapping[str, Ensemble],
         cache: Store,
         *,
-        timeout_s: float,
+        limits: Limits,
         entry_points: Sequence[str] = (),
     ) -> None:
         self.ensembles = ensembles
         self.cache = cache
-        self._timeout_s = timeout_s
+        self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=int(limits.max_bytes_in_flight))
+        self._timeout_s = limits.request_timeout_s
         self._entry_points = entry_points
         self._putting = asyncio.Lock()
-        self._pools = {
-            name: ThreadPoolExecutor(one.plans.in_flight, thread_name_prefix=f"batches-{name}")
-            for name, one in ensembles.items()
-        }
-        self._running: set[asyncio.Task[list[Answer]]] = set()
+        self.inferences = dict.fromkeys(ensembles, 0)
+        self.batchers = {name: self._batcher(one) for name, one in ensembles.items()}
+
+    def _batcher(self, ensemble: Ensemble) -> Batcher[Question, Answer]:
+        return Batcher(
+            partial(batch, ensemble),
+            max_rows=ensemble.config.batching.max_rows,
+            in_flight=ensemble.plans.in_flight,
+            keep=partial(self._keep, ensemble),
+            failed=FAILED,
+            name=f"batches-{ensemble.name}",
+        )
+
+    def _keep(self, ensemble: Ensemble, keys: Sequence[bytes], answers: Sequence[Answer]) -> None:
+        kept = {}
+        for key, answer in zip(keys, answers, strict=True):
+            if answer.keep and answer.value is not None:
+                kept[key] = answer.value
+            if answer.opinions is not None:
+                kept[cache_key(ensemble.opinions_fingerprint, digest_of(key))] = answer.opinions
+        self.cache.put_many(kept)
+        self.inferences[ensemble.name] += sum(answer.source != "opinions" for answer in answers)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -62,7 +89,13 @@ class Engine:
         with ExitStack() as opened:
             ensembles = {}
             for name, config in settings.ensembles.items():
-                ensemble = Ensemble.open(name, config, certifier, spread_limit=settings.server.spread_limit)
+                ensemble = Ensemble.open(
+                    name,
+                    config,
+                    certifier,
+                    spread_limit=settings.server.spread_limit,
+                    keep=settings.cache.kept(len(config.classes)),
+                )
                 opened.callback(ensemble.close)
                 ensembles[name] = ensemble
                 log.info(
@@ -76,7 +109,7 @@ class Engine:
             engine = cls(
                 ensembles,
                 cache,
-                timeout_s=settings.limits.request_timeout_s,
+                limits=settings.limits,
                 entry_points=settings.operators.entry_points,
             )
             opened.pop_all()
@@ -84,9 +117,8 @@ class Engine:
 
     async def close(self) -> None:
         """Finish the batches that run, and release everything."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-        for pool in self._pools.values():
-            await asyncio.to_thread(pool.shutdown, wait=True)
+        for batcher in self.batchers.values():
+            await batcher.close()
         for ensemble in self.ensembles.values():
             ensemble.close()
         await self.cache.close()
@@ -182,10 +214,7 @@ class Engine:
         """
         for row, failure in _non_finite(ensemble, inputs).items():
             raise BadInput(f"row {row}: {failure.message}")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._pools[ensemble.name], examine, ensemble, effective, inputs, labels
-        )
+        return await asyncio.to_thread(examine, ensemble, effective, inputs, labels)
 
     async def answer(
         self, ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array]
@@ -209,78 +238,89 @@ class Engine:
             digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
         else:
             digests = row_digests(inputs, ensemble.inputs)
-        rows = [row for row in range(len(digests)) if row not in failures]
-        keys = [cache_key(effective.fingerprint, digests[row]) for row in rows]
-        values = await self.cache.get_many(keys)
-        hits = [(row, value) for row, value in zip(rows, values, strict=True) if value is not None]
-        if hits:
-            count = len(hits)
-            rows_hit, found = zip(*hits, strict=True)
-            yield Group(list(rows_hit), ["hit"] * count, list(found), [None] * count, [()] * count)
-        # The same row twice in one request is computed once.
-        waiting: dict[bytes, list[int]] = {}
-        for row, key, value in zip(rows, keys, values, strict=True):
-            if value is None:
-                waiting.setdefault(key, []).append(row)
-        async for group in self._compute(ensemble, effective, inputs, waiting, deadline):
-            yield group
+        wanted = _wanted(effective, digests, failures)
+        if hits := await self._cached(wanted):
+            yield hits
+        fused = await self._by_opinions(ensemble, effective, wanted)
+        asked = self._ask(ensemble, wanted, Question(effective, inputs))
+        async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
+            async for group in groups:
+                yield group
 
-    async def _compute(
-        self,
-        ensemble: Ensemble,
-        effective: Effective,
-        inputs: Mapping[str, Array],
-        waiting: Mapping[bytes, list[int]],
-        deadline: float,
-    ) -> AsyncIterator[Group]:
+    async def recall(
+        self, ensemble: Ensemble, effective: Effective, digests: Sequence[bytes]
+    ) -> AsyncGenerator[Group, None]:
+        """Soft targets for rows known by their digests: cached, or being computed; the others are absent.
+
+        Args:
+            ensemble: whose teachers answered.
+            effective: the recipe as asked for.
+            digests: of the rows, as ``soft_targets.wire.row_digests`` makes them.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        wanted = _wanted(effective, digests, ())
+        if hits := await self._cached(wanted):
+            yield hits
+        fused = await self._by_opinions(ensemble, effective, wanted)
+        batcher = self.batchers[ensemble.name]
+        joined = batcher.ask({key: wanted.pop(key) for key in tuple(wanted) if batcher.flies(key)})
+        absent = _absent([row for rows in wanted.values() for row in rows])
+        async with aclosing(self._settled([fused, joined], deadline, first=absent)) as groups:
+            async for group in groups:
+                yield group
+
+    def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
+        pair = question.effective.pair
+        group = (pair.key, pair.top_k, question.inputs is None)
+        return self.batchers[ensemble.name].ask(wanted, group=group, payload=question)
+
+    async def _by_opinions(
+        self, ensemble: Ensemble, effective: Effective, wanted: dict[bytes, list[int]]
+    ) -> Ticket[Answer]:
+        """Rows whose opinions are kept, to be fused without a teacher; they are wanted no longer."""
+        if ensemble.keep is None or not wanted:
+            return self.batchers[ensemble.name].ask({})
+        fingerprint, keys = ensemble.opinions_fingerprint, list(wanted)
+        found = await self.cache.get_many([cache_key(fingerprint, digest_of(key)) for key in keys])
+        opinions = {
+            wanted[key][0]: value for key, value in zip(keys, found, strict=True) if value is not None
+        }
+        fused = {key: wanted.pop(key) for key in keys if wanted[key][0] in opinions}
+        return self._ask(ensemble, fused, Question(effective, None, opinions))
+
+    async def _cached(self, wanted: dict[bytes, list[int]]) -> Group | None:
+        """The rows whose answers are kept; they are wanted no longer."""
+        rows: list[int] = []
+        values: list[bytes | None] = []
+        for key, value in zip(tuple(wanted), await self.cache.get_many(list(wanted)), strict=True):
+            if value is not None:
+                rows += wanted[key]
+                values += [value] * len(wanted.pop(key))
+        count = len(rows)
+        return Group(rows, ["hit"] * count, values, [None] * count, [()] * count) if rows else None
+
+    async def _settled(
+        self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None
+    ) -> AsyncGenerator[Group, None]:
+        """The groups of rows in which tickets are settled; the last one says what is late."""
         loop = asyncio.get_running_loop()
-        keys = list(waiting)
-        step = ensemble.config.batching.max_rows
-        chunks = [keys[start : start + step] for start in range(0, len(keys), step)]
-        running: dict[asyncio.Task[list[Answer]], list[bytes]] = {}
-        while chunks or running:
-            while chunks and len(running) < ensemble.plans.in_flight:
-                chunk = chunks.pop(0)
-                task = asyncio.create_task(self._batch(ensemble, effective, inputs, waiting, chunk))
-                running[task] = chunk
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
-            done, _ = await asyncio.wait(
-                running, timeout=max(0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED
+        try:
+            if first is not None and first.rows:
+                yield first
+            for ticket in tickets:
+                while settled := await asyncio.wait_for(ticket.settled(), deadline - loop.time()):
+                    yield _settled(settled)
+        except TimeoutError:
+            late = RowFailure(
+                "deadline_exceeded",
+                f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
             )
-            if not done:
-                late = RowFailure(
-                    "deadline_exceeded",
-                    f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
-                )
-                left = [key for chunk in (*running.values(), *chunks) for key in chunk]
-                yield _group(left, waiting, [Answer(None, late)] * len(left))
-                return
-            for task in done:
-                yield _group(running.pop(task), waiting, task.result())
-
-    async def _batch(
-        self,
-        ensemble: Ensemble,
-        effective: Effective,
-        inputs: Mapping[str, Array],
-        waiting: Mapping[bytes, list[int]],
-        keys: Sequence[bytes],
-    ) -> list[Answer]:
-        """Run one batch and keep its values, also when whoever asked is late or gone by then."""
-        rows = [waiting[key][0] for key in keys]
-        loop = asyncio.get_running_loop()
-        results = await loop.run_in_executor(
-            self._pools[ensemble.name], batch, ensemble, effective, inputs, rows
-        )
-        self.cache.put_many(
-            {
-                key: answer.value
-                for key, answer in zip(keys, results, strict=True)
-                if answer.keep and answer.value is not None
-            }
-        )
-        return results
+            yield _failed(
+                {row: late for ticket in tickets for rows in ticket.waiting.values() for row in rows}
+            )
+        finally:
+            for ticket in tickets:
+                ticket.leave()
 
 
 def _content(section: RecipeSection) -> bytes:
@@ -310,21 +350,41 @@ def _non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, Ro
     return failures
 
 
+def _wanted(
+    effective: Effective, digests: Sequence[bytes], without: Container[int]
+) -> dict[bytes, list[int]]:
+    """Cache key to where the row stands; the same row twice in a request is one row."""
+    wanted: dict[bytes, list[int]] = {}
+    for row, digest in enumerate(digests):
+        if row not in without:
+            wanted.setdefault(cache_key(effective.fingerprint, digest), []).append(row)
+    return wanted
+
+
 def _failed(failures: Mapping[int, RowFailure]) -> Group:
     count = len(failures)
     return Group(list(failures), ["error"] * count, [None] * count, list(failures.values()), [()] * count)
 
 
-def _group(keys: Sequence[bytes], waiting: Mapping[bytes, list[int]], results: Sequence[Answer]) -> Group:
+def _absent(rows: list[int]) -> Group:
+    count = len(rows)
+    return Group(rows, ["absent"] * count, [None] * count, [None] * count, [()] * count)
+
+
+def _settled(settled: Sequence[Settled[Answer]]) -> Group:
     group = Group([], [], [], [], [])
-    for key, result in zip(keys, results, strict=True):
-        for position, row in enumerate(waiting[key]):
-            found = "coalesced" if position else "miss"
-            group.rows.append(row)
-            group.sources.append("error" if result.failure is not None else found)
-            group.values.append(result.value)
-            group.failures.append(result.failure)
-            group.missing.append(result.missing)
+    for positions, answer, joined in settled:
+        count = len(positions)
+        group.rows.extend(positions)
+        if answer.failure is not None:
+            group.sources.extend(["error"] * count)
+        else:
+            group.sources.extend(["coalesced"] * count)
+            if not joined:
+                group.sources[-count] = answer.source
+        group.values.extend([answer.value] * count)
+        group.failures.extend([answer.failure] * count)
+        group.missing.extend([answer.missing] * count)
     return group
 
 

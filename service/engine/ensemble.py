@@ -21,6 +21,7 @@ from service.model import Recipe, nearest, normalise
 from service.plans.base import Pair
 from service.plans.operators import Resolved
 from service.plans.plans import Asked, Plans, Sizing
+from service.plans.stages import Kept
 from service.teachers.onnx import runtime
 from service.teachers.session import Deadlines
 from soft_targets.wire import FORMAT, Layout, classes_digest
@@ -64,11 +65,15 @@ class Ensemble:
         plans: how batches are answered.
         health: how often each teacher has failed of late.
         recipes: by name, each admitted.
+        keep: in which precision each teacher's opinion is kept; None where it is not.
     """
 
-    def __init__(self, name: str, config: EnsembleConfig, certifier: Certifier) -> None:
+    def __init__(
+        self, name: str, config: EnsembleConfig, certifier: Certifier, *, keep: Kept | None = None
+    ) -> None:
         self.name = name
         self.config = config
+        self.keep = keep
         self.classes = config.classes
         self.classes_digest = classes_digest(config.classes)
         self.deadlines = Deadlines(config.teacher_timeout_s)
@@ -107,6 +112,7 @@ class Ensemble:
             ),
             partial=config.quorum != "all",
             deadlines=self.deadlines,
+            keep=self.keep,
         )
         self.health = Health(
             [member.teacher.name for member in self.members],
@@ -115,13 +121,21 @@ class Ensemble:
         )
 
     @classmethod
-    def open(cls, name: str, config: EnsembleConfig, certifier: Certifier, *, spread_limit: float) -> Self:
+    def open(
+        cls,
+        name: str,
+        config: EnsembleConfig,
+        certifier: Certifier,
+        *,
+        spread_limit: float,
+        keep: Kept | None = None,
+    ) -> Self:
         """Load an ensemble, ask every teacher a few rows, certify every recipe, and choose the plans.
 
         Raises:
             ConfigError: something in it cannot be used; names the ensemble, the part and what to do.
         """
-        ensemble = cls(name, config, certifier)
+        ensemble = cls(name, config, certifier, keep=keep)
         try:
             for member in ensemble.members:
                 probe(name, ensemble.inputs, member)
@@ -214,8 +228,28 @@ class Ensemble:
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
         return Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
 
+    @property
+    def opinions_fingerprint(self) -> str:
+        """What kept opinions are a function of, besides the input."""
+        return fingerprint([self._asked_of_teachers(), "opinions", self.keep])
+
     def _question(self, recipe: Recipe, operator: list[Any], plan: str) -> dict[str, object]:
         """Everything that can change a byte of a target, besides the input."""
+        return {
+            **self._asked_of_teachers(),
+            "plan": plan,
+            "operator": operator,
+            "weights": recipe.weights,
+            "temperature": recipe.temperature,
+            "floor": recipe.floor,
+            "output_temperature": recipe.output_temperature,
+            "top_k": recipe.top_k,
+            "dtype": "<f4",
+            "diagnostics": False,
+            "opinions": self.keep,
+        }
+
+    def _asked_of_teachers(self) -> dict[str, object]:
         return {
             "format": FORMAT,
             "classes": self.classes,
@@ -231,14 +265,5 @@ class Ensemble:
                 }
                 for member, section in zip(self.members, self.config.teachers, strict=True)
             ],
-            "plan": [plan, self._plan_code, runtime()],
-            "operator": operator,
-            "weights": recipe.weights,
-            "temperature": recipe.temperature,
-            "floor": recipe.floor,
-            "output_temperature": recipe.output_temperature,
-            "top_k": recipe.top_k,
-            "dtype": "<f4",
-            "diagnostics": False,
-            "opinions": None,
+            "code": [self._plan_code, runtime()],
         }

@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
         finite: ``[B]``, whether the fused row is a distribution; teachers that share no class may have none.
         failures: by the teacher's place, why it said nothing of the whole batch.
         again: ``[B]``, whether the row was answered by another plan than the pair's own.
+        opinions: float32 ``[K, B, C]``, what was fused, as it may be kept; None where they are not kept.
     """
 
     log_probs: Array
@@ -51,6 +52,7 @@ class Outcome(NamedTuple):
     finite: Array
     failures: Mapping[int, str]
     again: Array
+    opinions: Array | None = None
 
 
 class Plan(Protocol):

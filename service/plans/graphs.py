@@ -92,14 +92,35 @@ class StagedPlan:
             GraphFailure: a teacher raised or overran.
             CannotRecord: the pair's operator does not record.
         """
-        fusion = self.fusion(pair)
+        self.fusion(pair)
+        opinions, valid, _ = self.opinions(inputs, weights)
+        return self.fuse(opinions, valid, temperature, weights, pair)
+
+    def opinions(
+        self,
+        inputs: Mapping[str, Array],
+        weights: Array,  # noqa: ARG002 - all teachers are in the graph
+    ) -> tuple[Array, Array, dict[int, str]]:
+        """Opinions ``[K, B, C]`` at temperature 1, valid ``[K, B]``, and no failures.
+
+        Raises:
+            GraphFailure: a teacher raised or overran.
+        """
         feeds = {inputs_of(name): values for name, values in inputs.items()}
         opinions, valid = _run(
             self._deadlines, lambda options: self._session.run(["opinions", "valid"], feeds, options)
         )
+        return opinions, valid, {}
+
+    def fuse(self, opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        """Answer rows whose opinions are known.
+
+        Raises:
+            CannotRecord: the pair's operator does not record.
+        """
         given = {"opinions": opinions, "temperature": temperature, "weights": survivors(weights, valid)}
         names = [name for name in (DENSE if pair.top_k is None else SPARSE) if name != "valid"]
-        log_probs, finite, *sparse = fusion.run(names, {**given, **_kept(pair)})
+        log_probs, finite, *sparse = self.fusion(pair).run(names, {**given, **_kept(pair)})
         return _outcome(log_probs, finite, valid, sparse)
 
     def fusion(self, pair: Pair) -> Session:

@@ -15,6 +15,7 @@ from service.plans.base import Outcome, Pair, Plan
 from service.plans.graphs import FusedPlan, StagedPlan
 from service.plans.member import Member
 from service.plans.split import SplitPlan
+from service.plans.stages import Kept, as_kept
 from service.plans.trials import AGREEMENT, disagreement, not_closed, probe_of, spread, throughput
 from service.teachers.onnx import OnnxTeacher
 from service.teachers.session import Deadlines, Session
@@ -77,6 +78,7 @@ class Plans:
         sizing: how batches are run.
         partial: whether a row may be answered without all teachers.
         deadlines: how long a call may take.
+        keep: in which precision opinions are kept; None where they are not.
 
     Attributes:
         apart: every teacher in its own session; a failed batch is asked there again.
@@ -94,6 +96,7 @@ class Plans:
         sizing: Sizing,
         partial: bool,
         deadlines: Deadlines,
+        keep: Kept | None = None,
     ) -> None:
         self._where = f"ensemble {name!r}"
         self._members = members
@@ -102,6 +105,7 @@ class Plans:
         self._sizing = sizing
         self._partial = partial
         self._deadlines = deadlines
+        self._keep = keep
         self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix=f"teachers-{name}")
         self._chosen: dict[Any, Chosen] = {}
         self._staged: StagedPlan | None = None
@@ -134,7 +138,7 @@ class Plans:
             first.setdefault(one.pair.key, one)
         self._rows = rows
         self._no_graph = self._why_no_graph(rows)
-        make = self._fused if len(first) <= MOST_FUSED else self._pair_staged
+        make = self._fused if len(first) <= MOST_FUSED and self._keep is None else self._pair_staged
         self._size(next(iter(first.values())), make, rows)
         for key, one in first.items():
             plan = self._made(one, make, rows)
@@ -185,6 +189,8 @@ class Plans:
 
         Args and the answer are those of ``Plan.run``; rows answered again are marked.
         """
+        if self._keep is not None:
+            return self._run_kept(inputs, temperature, weights, pair, self._keep)
         plan = self.plan(pair)
         if plan.name == "split":
             return plan.run(inputs, temperature, weights, pair)
@@ -203,6 +209,35 @@ class Plans:
             return _merged(outcome, rows, self._again(part, temperature[rows], weights[:, rows], pair))
         return outcome
 
+    def fuse(self, opinions: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        """Answer rows by opinions ``[K, B, C]`` that were kept; no teacher is asked."""
+        valid = np.ones(weights.shape, dtype=bool)
+        return self._open(pair).fuse(opinions, valid, temperature, weights, pair)
+
+    def _open(self, pair: Pair) -> StagedPlan | SplitPlan:
+        plan = self.plan(pair)
+        assert isinstance(plan, StagedPlan | SplitPlan), "where opinions are kept nothing is fused whole"
+        return plan
+
+    def _run_kept(
+        self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair, kept: Kept
+    ) -> Outcome:
+        """Answer a batch by opinions as they will be kept, of every teacher: other weights may follow."""
+
+        def run(plan: StagedPlan | SplitPlan) -> Outcome:
+            opinions, valid, failures = plan.opinions(inputs, np.ones_like(weights))
+            opinions = as_kept(opinions, kept)
+            outcome = plan.fuse(opinions, valid, temperature, weights, pair)
+            return outcome._replace(failures=failures, opinions=opinions)
+
+        plan = self._open(pair)
+        if plan.name == "split" or not self.apart.waiting:
+            try:
+                return run(plan)
+            except (GraphFailure, CannotRecord) as exc:
+                log.warning("batch asked again, teacher by teacher", where=self._where, error=str(exc))
+        return run(self.apart)._replace(again=np.ones(len(temperature), dtype=bool))
+
     def _again(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
         outcome = self.apart.run(inputs, temperature, weights, pair)
         return outcome._replace(again=np.ones(len(temperature), dtype=bool))
@@ -216,7 +251,7 @@ class Plans:
         for teacher in local:
             if teacher.allow_cpu and teacher.device.kind != "cpu":
                 return f"teacher {teacher.name!r} may run in part on the CPU"
-        size = sum(teacher.model.size_bytes for teacher in local)
+        size = sum(teacher.size_bytes for teacher in local)
         if size > LARGEST_BYTES:
             return f"together the models are {size} bytes; one graph may have {LARGEST_BYTES}"
         try:
@@ -281,7 +316,9 @@ class Plans:
                 self._fusion,
                 deadlines=self._deadlines,
                 reason=f"pairs of operator and sparsity beyond {MOST_FUSED}, and those that come after "
-                "loading, share the teachers' graph",
+                "loading, share the teachers' graph"
+                if self._keep is None
+                else "opinions are kept, so the teachers' graph ends in them",
             )
         return self._staged
 

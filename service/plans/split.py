@@ -58,11 +58,16 @@ class SplitPlan:
 
     def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
         """Answer a batch; a teacher whose weight is 0 in every row is not asked."""
-        found = self.examine(inputs, temperature, weights, pair)
-        log_probs, finite, sparse = finish(found.pooled, pair)
+        opinions, valid, failures = self.opinions(inputs, weights)
+        return self.fuse(opinions, valid, temperature, weights, pair)._replace(failures=failures)
+
+    def fuse(self, opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
+        """Answer rows whose opinions are known."""
+        pooled = pair.operator.fuse(enter(opinions, temperature, pair), survivors(weights, valid))
+        log_probs, finite, sparse = finish(pooled, pair)
         indices, tail = sparse or (None, None)
         again = np.zeros(len(finite), dtype=bool)
-        return Outcome(log_probs, indices, tail, found.valid, finite, found.failures, again)
+        return Outcome(log_probs, indices, tail, valid, finite, {}, again)
 
     def examine(
         self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair

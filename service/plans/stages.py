@@ -5,18 +5,20 @@ runs these functions in the split plan; recording them under ndonnx gives the sa
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from operators.simplex import floor, log_softmax, logsumexp, soften, top_k
+from service.model import Array
 from service.plans.alignment import Alignment
 from service.plans.base import Pair
 from service.teachers.base import Kind
 
 # Any array of the Python array API standard; a symbolic one while a graph is recorded.
 Symbol = Any
+Kept = Literal["float32", "float16"]
 
 # A distribution's sum may be off by this much (rounding in half precision); it is then renormalised.
 SUM_TOLERANCE = 1e-3
@@ -77,6 +79,15 @@ def opinion(
     if alignment.drops:
         valid = valid & ~xp.isnan(aligned[:, 0])  # all its mass was on classes that are dropped
     return xp.where(valid[:, None], aligned, 0.0), valid
+
+
+def as_kept(opinions: Array, dtype: Kept) -> Array:
+    """Opinions as they come back once they were kept in that precision, as float32."""
+    if dtype == "float32":
+        return opinions
+    half = np.finfo(np.float16)
+    inside = np.where(np.isfinite(opinions), np.maximum(opinions, half.min), opinions)
+    return inside.astype(np.float16).astype(np.float32)
 
 
 def says_the_same(given: Symbol, fed: Symbol) -> Symbol:

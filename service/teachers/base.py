@@ -59,6 +59,16 @@ class Teacher(Protocol):
         """The model's inputs, by the model's names."""
         ...
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its model here."""
+        ...
+
+    @property
+    def output(self) -> str:
+        """The name of the output that is its answer."""
+        ...
+
     def answer(self, inputs: Mapping[str, Array]) -> Array:
         """The raw answer ``[B, C_t]`` to rows ``[B, ...]`` under the model's names; thread-safe.
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class OnnxTeacher:
 
     Args:
         config: the teacher's section of the configuration.
+        path: of the file.
         wanted: the device's name, where the teacher's section has none.
         deadlines: how long a call may take.
         memory: at most this many bytes of the device's memory; None leaves it to the runtime.
@@ -53,12 +55,19 @@ class OnnxTeacher:
     """
 
     def __init__(
-        self, config: TeacherConfig, *, wanted: str, deadlines: Deadlines, memory: int | None = None
+        self,
+        config: TeacherConfig,
+        path: Path,
+        *,
+        wanted: str,
+        deadlines: Deadlines,
+        memory: int | None = None,
     ) -> None:
         self.name = config.name
-        self._where = f"teacher {config.name!r}: {config.model}"
-        self.model = Model(config.model, where=self._where)
+        self._where = f"teacher {config.name!r}: {path}"
+        self.model = Model(path, where=self._where)
         self.digest = self.model.digest
+        self.size_bytes = self.model.size_bytes
         self.device = device(config.device or wanted)
         self.allow_cpu = config.allow_cpu
         self._deadlines = deadlines

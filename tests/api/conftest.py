@@ -8,10 +8,15 @@ from service.engine.engine import Engine
 
 
 @pytest.fixture(scope="session")
-def client(toy):
+def opened(toy):
+    return Engine.open(load(toy.config))
+
+
+@pytest.fixture(scope="session")
+def client(toy, opened):
     settings = load(toy.config)
     with TestClient(
-        create_app(Engine.open(settings), settings.limits, open_access(settings.auth)),
+        create_app(opened, settings.limits, open_access(settings.auth)),
         raise_server_exceptions=False,
     ) as client:
         yield client

@@ -61,8 +61,9 @@ async def test_a_client_that_leaves_stops_its_request(engine, toy):
         sent.append(message)
 
     await endpoint(engine, toy)(scope(), receive, send)
+    assert engine.batchers["toy"].queued == 0
     release.set()
-    await asyncio.gather(*engine._running)
+    await engine.batchers["toy"].close()
     assert len(calls) <= 2  # of ten batches: those that ran when the client left
     assert not sent
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from service.batching.intake import Load
 from soft_targets import wire
 
 URL = "/v1/ensembles/toy/soft-targets"
@@ -247,6 +248,43 @@ def test_too_much(client):
 
     reply = client.post(URL, content=chunks(), headers={"Content-Type": JSON})
     refused(reply, 413, "too_large", "more than 1048576 bytes")
+
+
+def test_what_finds_no_room_is_sent_away_at_once_and_told_when_to_come_again(client, opened):
+    rows = {"inputs": {"pixels": [ROW]}}
+    with Load(opened.intake) as load:
+        load.add(rows=opened.intake.max_rows)
+        reply = post_json(client, rows)
+        refused(reply, 503, "queue_full", "ask again")
+        assert reply.headers["retry-after"] == "1"
+        load.add(size=opened.intake.max_bytes)
+        reply = client.post(URL, content=iter([b" " * 100]), headers={"Content-Type": JSON})
+        refused(reply, 503, "queue_full", "ask again")
+    assert post_json(client, rows).status_code == 200
+    assert (opened.intake.rows, opened.intake.size) == (0, 0)
+
+
+def test_rows_asked_for_by_digest_are_answered_or_absent(client, toy):
+    rows = toy.rows(3, seed=77)
+    spec = {"pixels": wire.TensorSpec("<f4", (6,))}
+    digests = wire.row_digests({"pixels": rows}, spec)
+    sent = client.post(
+        URL,
+        content=wire.encode_request({"pixels": rows[:2]}, wire.default_row_ids(2)),
+        headers={"Content-Type": wire.ARROW},
+    )
+    asked = wire.encode_digests(digests, wire.row_id_array(["a", "b", "c"]))
+    reply = client.post(URL, content=asked, headers={"Content-Type": wire.ARROW})
+    _, batches = wire.read_reply(reply.content)
+    *groups, closing = batches
+    assert closing == wire.Closing(3, 0)
+    assert [row for group in groups for row in group.row_ids.to_pylist()] == ["a", "b", "c"]
+    assert [source for group in groups for source in group.sources] == ["hit", "hit", "absent"]
+    _, (first, _) = wire.read_reply(sent.content)
+    found = np.concatenate([group.log_probs for group in groups])
+    assert (found[:2] == first.log_probs).all()
+    as_json = client.post(URL, content=asked, headers={"Content-Type": wire.ARROW, "Accept": JSON}).json()
+    assert as_json["targets"][2] == {"row_id": "c", "source": "absent"}
 
 
 def test_a_small_body_that_inflates_beyond_the_limit(client):

@@ -24,6 +24,7 @@ from soft_targets.wire import (
     cast,
     decode_request,
     default_row_ids,
+    encode_digests,
     encode_request,
     read_reply,
     row_digests,
@@ -273,7 +274,7 @@ def check(got, expected):
 
 
 def test_a_request_round_trip():
-    ids, inputs = decode_request(
+    ids, inputs, _ = decode_request(
         encode_request(example(4), row_id_array(["a", "b", "c", "d"])), SPECS, max_rows=4
     )
     assert ids.to_pylist() == ["a", "b", "c", "d"]
@@ -284,7 +285,7 @@ def test_a_request_round_trip():
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 1, 3)])
 def test_every_dtype_and_shape_travels(dtype, shape):
     values = (np.arange(4 * int(np.prod(shape))).reshape(4, *shape) % 2).astype(dtype)
-    ids, inputs = decode_request(
+    ids, inputs, _ = decode_request(
         encode_request({"x": values}, default_row_ids(4)), {"x": TensorSpec(dtype, shape)}, max_rows=4
     )
     assert ids.to_pylist() == [0, 1, 2, 3]
@@ -317,7 +318,7 @@ X = {"x": TensorSpec("<f4", (2,))}
 
 def test_other_peoples_requests_fixed_size_lists_many_batches_and_no_ids():
     batches = [pa.record_batch({"x": fixed([[i, i + 0.5]], pa.float32(), 2)}) for i in range(5)]
-    ids, inputs = decode_request(stream(*batches), X, max_rows=5)
+    ids, inputs, _ = decode_request(stream(*batches), X, max_rows=5)
     assert ids.to_pylist() == list(range(5))
     assert ids.type == pa.uint64()
     check(inputs, {"x": np.array([[i, i + 0.5] for i in range(5)], "<f4")})
@@ -328,7 +329,7 @@ def test_nested_lists_slices_of_batches_and_wider_dtypes():
     values = np.arange(20, dtype=np.float64).reshape(5, 2, 2)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 2)
     batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(flat, 2), "row_id": pa.array(range(5))})
-    ids, inputs = decode_request(stream(batch[1:3], batch[4:]), specs, max_rows=5)
+    ids, inputs, _ = decode_request(stream(batch[1:3], batch[4:]), specs, max_rows=5)
     assert ids.to_pylist() == [1, 2, 4]
     check(inputs, {"x": values[[1, 2, 4]].astype("<f4")})
 
@@ -336,7 +337,7 @@ def test_nested_lists_slices_of_batches_and_wider_dtypes():
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_text_of_either_size(kind):
     body = stream(pa.record_batch({"t": pa.array(["a", "é"], kind), "row_id": pa.array(["x", "y"], kind)}))
-    ids, inputs = decode_request(body, {"t": TensorSpec("utf8", ())}, max_rows=2)
+    ids, inputs, _ = decode_request(body, {"t": TensorSpec("utf8", ())}, max_rows=2)
     assert ids.type == pa.string()
     assert inputs["t"].tolist() == ["a", "é"]
 
@@ -350,9 +351,19 @@ def test_compressed_bodies(compression):
     check(decode_request(body, X, max_rows=100)[1], {"x": values})
 
 
+def test_rows_can_be_asked_for_by_digest():
+    digests = row_digests({"x": np.arange(6, dtype="<f4").reshape(3, 2)}, X)
+    body = encode_digests(digests, row_id_array(["a", "b", "c"]))
+    ids, inputs, found = decode_request(body, X, max_rows=3)
+    assert (ids.to_pylist(), inputs, found) == (["a", "b", "c"], None, digests)
+    assert decode_request(body, {"y": TensorSpec("utf8", ())}, max_rows=3).digests == digests
+    with pytest.raises(TooManyRows):
+        decode_request(body, X, max_rows=2)
+
+
 def test_no_rows():
     schema = pa.schema({"x": pa.list_(pa.float32(), 2)})
-    ids, inputs = decode_request(stream(schema=schema), X, max_rows=1)
+    ids, inputs, _ = decode_request(stream(schema=schema), X, max_rows=1)
     assert len(ids) == 0
     assert inputs == {}
 
@@ -382,6 +393,10 @@ def tensors(rows, shape=(2,), **layout):
         ({"x": tensors([[1.0, None]])}, "holds null"),
         ({"x": tensors([None])}, "holds null"),
         ({"x": ONE, "row_id": pa.array(["a"], pa.string_view())}, "all text"),
+        ({"x": ONE, "digest": pa.array([bytes(32)], pa.binary(32))}, "instead of rows; leave out x"),
+        ({"digest": pa.array([bytes(31)], pa.binary(31))}, r"fixed_size_binary\[32\], not"),
+        ({"digest": pa.array([bytes(32)], pa.binary())}, r"fixed_size_binary\[32\], not binary"),
+        ({"digest": pa.array([None], pa.binary(32))}, "a digest is null"),
         ({"x": pa.array([None], pa.null())}, "cannot be read as"),
         ({"x": pa.array([1.0]).dictionary_encode()}, "cannot be read as"),
         ({"x": ONE, "row_id": pa.array([-1])}, "non-negative"),
@@ -498,7 +513,7 @@ def test_columns_that_do_not_fit_are_refused_before_any_batch_is_read():
 
 def test_batches_without_rows_and_columns_of_dictionaries():
     batch = pa.record_batch({"x": ONE})
-    ids, inputs = decode_request(stream(batch[:0], batch, batch[:0]), X, max_rows=1)
+    ids, inputs, _ = decode_request(stream(batch[:0], batch, batch[:0]), X, max_rows=1)
     assert len(ids) == 1
     check(inputs, {"x": np.array([[1, 2]], "<f4")})
     ids = pa.array(["a"]).dictionary_encode()
@@ -539,7 +554,7 @@ def test_a_request_cut_anywhere_is_refused_or_whole():
     body = encode_request({"x": np.ones((2, 2), "<f4")}, default_row_ids(2))
     for length in range(len(body)):
         try:
-            ids, _ = decode_request(body[:length], X, max_rows=9)
+            ids, _, _ = decode_request(body[:length], X, max_rows=9)
         except InputError:
             continue
         # An Arrow stream may end at a batch boundary; HTTP's own length tells such a cut.
@@ -555,7 +570,7 @@ def test_a_request_with_a_wrong_bit_never_crashes(compression):
         body = bytearray(whole)
         body[rng.integers(len(body))] ^= 1 << rng.integers(8)
         try:
-            ids, inputs = decode_request(bytes(body), X, max_rows=99)
+            ids, inputs, _ = decode_request(bytes(body), X, max_rows=99)
         except InputError:
             continue
         assert len(ids) == len(inputs.get("x", ids))
@@ -592,7 +607,7 @@ def test_any_request_comes_back_as_it_went(data):
             st.text(st.characters(exclude_categories=["Cs"])), min_size=rows, max_size=rows, unique=True
         )
     )
-    got_ids, got = decode_request(encode_request(inputs, row_id_array(ids)), specs, max_rows=rows)
+    got_ids, got, _ = decode_request(encode_request(inputs, row_id_array(ids)), specs, max_rows=rows)
     assert got_ids.to_pylist() == ids
     check(got, inputs)
     assert row_digests(got, specs) == row_digests(inputs, specs)

@@ -242,10 +242,10 @@ def test_a_variable_that_can_set_nothing_is_named(read, monkeypatch, variable, v
 
 LATER = {
     "server": ["workers: 2", "metrics_port: 9", "replicated: true"],
-    "limits": ["max_rows_in_flight: 1", "max_bytes_in_flight: 1", "drain_s: 1", "max_decompressed_bytes: 1",
+    "limits": ["drain_s: 1", "max_decompressed_bytes: 1",
                "max_json_depth: 1", "max_header_bytes: 1", "slow_reader_s: 1", "rows_per_s_per_key: 1",
                "rows_in_flight_per_key: 1"],
-    "cache": ["opinions: off", "opinions_max_classes: 1", "lease: off"],
+    "cache": ["lease: off"],
 }  # fmt: skip
 
 
@@ -394,7 +394,13 @@ PLACES = [
         ("ensembles:", f"{section}: {{{{{key}: {{}}}}}}\nensembles:")
         for section, keys in {
             "server": ["host", "port"],
-            "limits": ["max_body_bytes", "max_rows_per_request", "request_timeout_s"],
+            "limits": [
+                "max_body_bytes",
+                "max_rows_per_request",
+                "max_rows_in_flight",
+                "max_bytes_in_flight",
+                "request_timeout_s",
+            ],
             "auth": ["keys_file", "open"],
             "cache": ["url", "ttl_s", "password_file", "l1_bytes", "call_timeout_ms", "breaker"],
         }.items()
@@ -510,3 +516,17 @@ def test_settings_are_frozen(read):
     with pytest.raises(ValueError, match="frozen"):
         settings.server = None
     assert isinstance(settings, Settings)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            "max_rows_in_flight: 4095",
+            "max_rows_in_flight (4095) must be max_rows_per_request (4096) at least",
+        ),
+        ("max_bytes_in_flight: 1MiB", "max_bytes_in_flight (1048576) must be max_body_bytes (67108864)"),
+    ],
+)
+def test_a_request_that_is_allowed_must_fit_when_it_is_alone(read, limits, said):
+    assert said in refused(read, ("ensembles:", f"limits: {{{limits}}}\nensembles:"))

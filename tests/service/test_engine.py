@@ -147,11 +147,53 @@ async def test_rows_that_are_late_say_so_and_the_stream_ends(tmp_path, engine):
     found = await answers(hurried, rows_of(12), ordered=True)
     assert {found[row][2].code for row in range(12)} == {"deadline_exceeded"}
     release.set()
-    await asyncio.gather(*hurried._running)
-    again = await answers(hurried, rows_of(12))
-    # What was computed too late was not in vain.
-    assert [again[row][0] for row in range(8)] == ["hit"] * 8
+    again = await answers(hurried, rows_of(8))
+    # What was computed too late was not in vain, and what was not begun by then never was.
+    assert {again[row][0] for row in range(8)} <= {"hit", "coalesced"}
+    assert hurried.batchers["toy"].rows == 8
     await hurried.close()
+    await engine.close()
+
+
+async def test_eight_clients_who_ask_for_the_same_rows_cost_one_inference(engine):
+    rows = rows_of(10)
+    orders = [np.random.default_rng(seed).permutation(10) for seed in range(8)]
+    found = await asyncio.gather(*(answers(engine, rows[order]) for order in orders))
+    assert engine.batchers["toy"].rows == 10
+    sources = sorted(source for one in found for source, *_ in one.values())
+    assert sources == ["coalesced"] * 70 + ["miss"] * 10
+    assert len({value for one in found for _, value, *_ in one.values()}) == 10
+    await engine.close()
+
+
+async def test_temperatures_and_weights_share_a_batch_and_change_no_answer(engine):
+    toy, rows = engine.ensemble("toy"), rows_of(3)
+    asked = [
+        toy.effective("default", Overrides(temperature=temperature, weights=weights))
+        for temperature, weights in ((1.0, None), (4.0, {"plain": 1, "moody": 3}), (0.5, {"moody": 1}))
+    ]
+    gate = threading.Event()
+    run = toy.plans.run
+    toy.plans.run = lambda *arguments: gate.wait(20) and run(*arguments)
+
+    async def ask(effective, row):
+        groups = engine.answer(toy, effective, {"pixels": rows[row : row + 1]})
+        return [value async for group in groups for value in group.values]
+
+    busy = [asyncio.create_task(ask(asked[0], 1)), asyncio.create_task(ask(asked[0], 2))]
+    waiting = [asyncio.create_task(ask(effective, 0)) for effective in asked]
+    for _ in range(100):  # turns of the loop, in which all are queued
+        await asyncio.sleep(0)
+    gate.set()
+    together = await asyncio.gather(*waiting, *busy)
+    assert (engine.batchers["toy"].batches, engine.batchers["toy"].rows) == (3, 5)
+    for effective, (value,) in zip(asked, together[:3], strict=True):
+        weights = np.array(effective.recipe.weights, np.float32)[:, None]
+        alone = toy.plans.apart.run(
+            {"pixels": rows[:1]}, np.float32([effective.recipe.temperature]), weights, effective.pair
+        )
+        found, _, _ = effective.layout.unpack(value)
+        np.testing.assert_allclose(found, alone.log_probs, rtol=1e-5, atol=1e-5)
     await engine.close()
 
 

@@ -1,9 +1,10 @@
 """The wire format, shared by client and server: the cast, the row digest, requests and replies.
 
 A request is an Arrow IPC stream with one column per input of the ensemble (a fixed-shape tensor, a
-fixed-size list, a primitive, or utf8) and optionally ``row_id``. A reply is an Arrow IPC stream whose
-last record batch is empty and carries ``rows``, ``failed`` and ``complete`` in its custom metadata: an
-Arrow stream that merely ends cannot be told from one that was cut, this one can.
+fixed-size list, a primitive, or utf8), or with a column ``digest`` instead of them, and optionally
+``row_id``. A reply is an Arrow IPC stream whose last record batch is empty and carries ``rows``,
+``failed`` and ``complete`` in its custom metadata: an Arrow stream that merely ends cannot be told from one
+that was cut, this one can.
 """
 
 from soft_targets.errors import IncompleteStream, InputError, TooManyBytes, TooManyRows, WireError
@@ -12,8 +13,10 @@ from soft_targets.wire.reader import Closing, ReplyBatch, read_reply
 from soft_targets.wire.request import (
     MAX_BYTES,
     RESERVED,
+    Request,
     decode_request,
     default_row_ids,
+    encode_digests,
     encode_request,
     row_id_array,
 )
@@ -36,6 +39,7 @@ __all__ = [
     "Layout",
     "ReplyBatch",
     "ReplyWriter",
+    "Request",
     "TensorSpec",
     "TooManyBytes",
     "TooManyRows",
@@ -46,6 +50,7 @@ __all__ = [
     "classes_digest",
     "decode_request",
     "default_row_ids",
+    "encode_digests",
     "encode_request",
     "read_reply",
     "row_digests",

@@ -1,8 +1,8 @@
 """Requests: rows and their ids as an Arrow IPC stream, a column per input."""
 
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,21 @@ from soft_targets.wire.sizes import batch_sizes
 
 MAX_BYTES = 256 * 1024 * 1024
 RESERVED = ("row_id", "digest")  # columns of the format itself, so that no input can have their names
+DIGEST = pa.binary(32)
+
+
+class Request(NamedTuple):
+    """What a request asks for: rows, or rows by their digests.
+
+    Attributes:
+        row_ids: uint64 or utf8 ``[B]``.
+        inputs: name to array ``[B, ...]`` of the declared dtype; None where digests were sent instead.
+        digests: B times 32 bytes; None where rows were sent.
+    """
+
+    row_ids: pa.Array
+    inputs: dict[str, Array] | None
+    digests: list[bytes] | None
 
 
 def default_row_ids(rows: int) -> pa.Array:
@@ -72,7 +87,16 @@ def encode_request(inputs: Mapping[str, Array], row_ids: pa.Array) -> bytes:
                 columns[name] = pa.FixedSizeListArray.from_arrays(columns[name], size)
         else:
             columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
-    batch = pa.record_batch(columns)
+    return _encoded(columns)
+
+
+def encode_digests(digests: Sequence[bytes], row_ids: pa.Array) -> bytes:
+    """One request body that asks by digest, as ``row_digests`` makes them, and ``row_id``."""
+    return _encoded({"row_id": row_ids, "digest": pa.array(digests, DIGEST)})
+
+
+def _encoded(columns: Mapping[str, pa.Array]) -> bytes:
+    batch = pa.record_batch(dict(columns))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -81,7 +105,7 @@ def encode_request(inputs: Mapping[str, Array], row_ids: pa.Array) -> bytes:
 
 def decode_request(
     body: bytes, specs: Mapping[str, TensorSpec], *, max_rows: int, max_bytes: int = MAX_BYTES
-) -> tuple[pa.Array, dict[str, Array]]:
+) -> Request:
     """Read a request body; its columns and its size are checked before any row is read or decompressed.
 
     Args:
@@ -89,9 +113,6 @@ def decode_request(
         specs: the ensemble's inputs.
         max_rows: how many rows it may hold.
         max_bytes: how many bytes its columns may take once they are decompressed.
-
-    Returns:
-        Row ids, and name to array ``[B, ...]`` of the declared dtype.
 
     Raises:
         InputError: the body is not an Arrow stream, or its columns do not fit ``specs``.
@@ -109,20 +130,31 @@ def decode_request(
     except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error) as exc:
         raise InputError(f"the body is not a readable Arrow IPC stream: {exc}") from None
     if not batches:
-        return default_row_ids(0), {}
-    inputs = {name: _column(table[name], spec, name) for name, spec in specs.items()}
+        return Request(default_row_ids(0), {}, None)
     has_ids = "row_id" in table.schema.names
     row_ids = row_id_array(_combine(table["row_id"])) if has_ids else default_row_ids(len(table))
-    return row_ids, inputs
+    if "digest" in table.schema.names:
+        if table["digest"].null_count:
+            raise InputError("a digest is null; every row must be named by one")
+        return Request(row_ids, None, table["digest"].to_pylist())
+    return Request(row_ids, {name: _column(table[name], spec, name) for name, spec in specs.items()}, None)
 
 
 def _check_columns(schema: pa.Schema, specs: Mapping[str, TensorSpec]) -> None:
-    check_names(set(schema.names) - {"row_id"}, specs)
+    if "digest" in schema.names:
+        beside = set(schema.names) - set(RESERVED)
+        if beside:
+            raise InputError(f"digests stand instead of rows; leave out {', '.join(sorted(beside))}")
+    else:
+        check_names(set(schema.names) - {"row_id"}, specs)
     if len(set(schema.names)) != len(schema.names):
         raise InputError(f"a column stands twice: {schema.names}")
     for name, kind in zip(schema.names, schema.types, strict=True):
         if name in specs:
             _check_type(kind, specs[name], name)
+        elif name == "digest":
+            if kind != DIGEST:
+                raise InputError(f"digests must be {DIGEST}, not {kind}")
         elif not (pa.types.is_integer(kind) or _is_text(kind)):
             raise InputError(f"row ids must be all non-negative integers or all text, not {kind}")
 

@@ -1,0 +1,1 @@
+"""Load: what is taken in, and what is computed together."""

@@ -1,0 +1,70 @@
+"""Intake: how much may be in the house at a time, counted at the door."""
+
+from types import TracebackType
+from typing import Self
+
+from service.errors import QueueFull, TooLarge
+
+
+class Intake:
+    """Rows and bytes of the requests that were let in; for one event loop.
+
+    Args:
+        max_rows: of all of them together.
+        max_bytes: of their bodies and replies together.
+
+    Attributes:
+        rows: that are in.
+        size: of them, in bytes.
+        refused: how many requests were turned away.
+    """
+
+    def __init__(self, *, max_rows: int, max_bytes: int) -> None:
+        self.max_rows = max_rows
+        self.max_bytes = max_bytes
+        self.rows = 0
+        self.size = 0
+        self.refused = 0
+
+
+class Load:
+    """What one request brings in, from its first byte to the last of its reply.
+
+    Args:
+        intake: that counts it.
+    """
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._rows = 0
+        self._size = 0
+
+    def add(self, *, rows: int = 0, size: int = 0) -> None:
+        """Count more of the request.
+
+        Raises:
+            QueueFull: others have to leave first.
+            TooLarge: it would not fit if it were alone.
+        """
+        intake = self._intake
+        if self._rows + rows > intake.max_rows or self._size + size > intake.max_bytes:
+            raise TooLarge(
+                f"the request and its reply have {self._rows + rows} rows and {self._size + size} bytes; "
+                f"{intake.max_rows} and {intake.max_bytes} are taken in at a time; split the rows"
+            )
+        if intake.rows + rows > intake.max_rows or intake.size + size > intake.max_bytes:
+            intake.refused += 1
+            raise QueueFull("too much is being answered; ask again in a moment")
+        self._rows += rows
+        self._size += size
+        intake.rows += rows
+        intake.size += size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._intake.rows -= self._rows
+        self._intake.size -= self._size
