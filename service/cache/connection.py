@@ -1,7 +1,7 @@
 """A connection to Redis that several calls share: replies come in the order of the commands.
 
-Bytes go straight between the transport and hiredis. A client library's streams and pools in between take
-more than half of a read's time (docs/performance.md).
+Bytes go straight between the transport and hiredis. The streams and pools of a client library in
+between take half of a read's time (docs/performance.md).
 """
 
 import asyncio
@@ -72,21 +72,22 @@ class Connection(asyncio.Protocol):
             if not call.future.done():
                 call.future.set_result(call.replies)
 
-    async def ask(self, payload: bytes, count: int, *, due: float) -> list[Any]:
+    async def ask(self, commands: Sequence[bytes], *, due: float) -> list[Any]:
         """Send commands and wait for their replies; errors among them are returned like any other.
 
         Args:
-            payload: commands, packed.
-            count: of the commands.
+            commands: packed.
             due: when to give up, by the event loop's clock.
 
         Raises:
             CacheUnavailable: the connection broke before the last reply; ``CacheTimeout`` if by this call.
         """
-        call = _Call(self._loop.create_future(), count)
+        if self.broken:
+            raise CacheUnavailable("it closed the connection")
+        call = _Call(self._loop.create_future(), len(commands))
         self._calls.append(call)
         call.timer = self._loop.call_at(due, self._overdue, call, due)
-        self._transport.write(payload)
+        self._transport.writelines(commands)
         try:
             return await call.future
         finally:
@@ -133,12 +134,11 @@ class Line:
         self._connection: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
 
-    async def ask(self, payload: bytes, count: int, *, fits: Callable[[Any], bool]) -> list[Any]:
+    async def ask(self, commands: Sequence[bytes], *, fits: Callable[[Any], bool]) -> list[Any]:
         """Send commands and wait for their replies.
 
         Args:
-            payload: commands, packed.
-            count: of the commands.
+            commands: packed.
             fits: whether a reply is one to these commands.
 
         Raises:
@@ -150,7 +150,7 @@ class Line:
         connection = self._connection
         if connection is None or connection.broken:
             connection = await self._opened()
-        replies = await connection.ask(payload, count, due=due)
+        replies = await connection.ask(commands, due=due)
         for reply in replies:
             if not fits(reply):
                 # Also after an error: it may have lost its rights, or be a replica by now.
@@ -192,7 +192,7 @@ class Line:
 
     async def _greet(self, connection: Connection, due: float) -> None:
         for command in self._greeting:
-            (reply,) = await connection.ask(command, 1, due=due)
+            (reply,) = await connection.ask([command], due=due)
             if reply != b"OK":
                 raise CacheUnavailable(str(reply))
 

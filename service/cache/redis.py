@@ -65,7 +65,7 @@ class RedisCache:
             return isinstance(reply, list) and len(reply) == len(keys) and {*map(type, reply)} <= VALUE_TYPES
 
         try:
-            replies = await self._reads.ask(pack(("MGET", *keys)), 1, fits=fits)
+            replies = await self._reads.ask([pack(("MGET", *keys))], fits=fits)
         except ReplyError as exc:
             raise CacheUnavailable(str(exc)) from None
         except CacheTimeout:
@@ -99,7 +99,7 @@ class RedisCache:
         if not commands:
             return
         try:
-            await self._writes.ask(b"".join(commands), len(commands), fits=fits)
+            await self._writes.ask(commands, fits=fits)
         except ReplyError as exc:
             raise CacheRefused(str(exc)) from None
 

@@ -473,6 +473,8 @@ async def test_what_nobody_asked_for_ends_the_connection(proxy):
     connection = cache._reads._connection
     connection.data_received(b"+unasked\r\n")
     assert connection.broken
+    with pytest.raises(CacheUnavailable, match="it closed the connection"):
+        await connection.ask([b"PING\r\n"], due=asyncio.get_running_loop().time() + PATIENT_S)
     assert await cache.get_many([b"a"]) == [b"1"]
     await cache.close()
 
