@@ -16,8 +16,6 @@ from service.errors import CacheTimeout, CacheUnavailable
 Connect = Callable[[Callable[[], "Connection"]], Awaitable[tuple[Any, "Connection"]]]
 # A call that waits for a connection has its own, shorter time; the next one may still find it made.
 CONNECT_S = 1.0
-# A timer that is this late says that the process was busy, and had not yet read what came in time.
-LATE_S = 0.002
 
 
 class _Call:
@@ -94,12 +92,11 @@ class Connection(asyncio.Protocol):
             call.timer.cancel()
 
     def _overdue(self, call: _Call, due: float) -> None:
-        """Give up, but for the time that this process itself was busy."""
-        late = self._loop.time() - due
-        if late > LATE_S:
-            due += 2 * late
-            call.timer = self._loop.call_at(due, self._overdue, call, due)
-        elif not call.future.done():
+        """Give up, but not before what came while this process itself was busy has been read."""
+        call.timer = self._loop.call_later(self._loop.time() - due, self._give_up, call)
+
+    def _give_up(self, call: _Call) -> None:
+        if not call.future.done():
             self.abort(CacheTimeout("no reply in time (cache.call_timeout_ms)"))
 
     def abort(self, reason: CacheUnavailable) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -73,9 +73,13 @@ class RedisCache:
             self._value_bytes = max(self._value_bytes, REPLY_BYTES // 16)
             raise
         values: list[bytes | None] = replies[0]
-        largest = max([len(value) for value in values if value is not None], default=0)
-        self._value_bytes = max(largest, self._value_bytes // 2, 1)
+        self._learn(value for value in values if value is not None)
         return values
+
+    def _learn(self, values: Iterable[bytes]) -> None:
+        largest = max(map(len, values), default=0)
+        if largest:
+            self._value_bytes = max(largest, self._value_bytes // 2)
 
     async def set_many(self, items: Mapping[bytes, bytes]) -> None:
         """Keep the values for a time; one that is kept already stays.
@@ -85,6 +89,7 @@ class RedisCache:
         """
         # One by one packed and sent at once: faster than a script, and Redis serves others in between.
         commands = [pack(("SET", key, value, "PX", self._ttl_ms, "NX")) for key, value in items.items()]
+        self._learn(items.values())
         await self._write(commands, lambda reply: reply is None or reply == b"OK")
 
     async def delete_many(self, keys: Sequence[bytes]) -> None:
@@ -111,12 +116,12 @@ class RedisCache:
 
 def _connect(address: Address) -> Connect:
     """How a connection to the address is made."""
+    context = ssl.create_default_context() if address.scheme == "rediss" else None
 
     async def connect(protocol: Callable[[], Connection]) -> tuple[Any, Connection]:
         loop = asyncio.get_running_loop()
         if address.scheme == "unix":
             return await loop.create_unix_connection(protocol, str(address.path))
-        context = ssl.create_default_context() if address.scheme == "rediss" else None
         return await loop.create_connection(protocol, address.host, address.port, ssl=context)
 
     return connect
