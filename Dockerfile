@@ -9,7 +9,7 @@ COPY client client
 COPY operators operators
 COPY service service
 RUN python -m venv /opt/soft-targets \
-    && /opt/soft-targets/bin/python -m pip install --no-cache-dir -c constraints.txt ./client ".[${RUNTIME}]"
+    && /opt/soft-targets/bin/python -m pip install --no-cache-dir -c constraints.txt ./client ".[${RUNTIME},redis]"
 
 FROM python:3.12-slim-bookworm
 # A volume on /keys takes this folder's owner, so that `key new` can write there.

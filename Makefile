@@ -4,14 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help setup demo test check format bench bench-engine bench-operators gpu-check axioms nightly clean
+.PHONY: help setup demo test check format bench bench-engine bench-operators bench-cache gpu-check axioms nightly clean
 
 help:
 	@echo "make demo    set up, then train teachers, serve them and distil a student (about two minutes)"
 	@echo "make test    set up, then run the tests"
 	@echo "make check   set up, then check format, lint, types and import contracts"
 	@echo "make format  format the code"
-	@echo "make bench   set up, then measure the server; bench-engine, bench-operators: what is behind it"
+	@echo "make bench   set up, then measure the server; bench-engine, -operators, -cache: what is behind it"
 	@echo "make gpu-check  on a machine with a GPU: strict binding, agreement with the CPU, throughput"
 	@echo "make axioms  certify the built-in operators and write the table into the README"
 	@echo "make nightly the full axiom budgets over many seeds, into docs/axioms.md (hours)"
@@ -23,7 +23,7 @@ setup: .venv/.installed
 .venv/.installed: pyproject.toml client/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("soft-targets needs Python 3.11 or newer, but PYTHON=$(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || { echo "setting up .venv (a few minutes the first time)"; $(PYTHON) -m venv .venv; }
-	@$(PIP) -c constraints.txt -e ./client -e '.[cpu,demo,dev]'
+	@$(PIP) -c constraints.txt -e ./client -e '.[cpu,redis,demo,dev]'
 	@touch $@
 
 demo: setup
@@ -50,6 +50,9 @@ bench-engine: setup
 
 bench-operators: setup
 	@$(BIN)/python bench/fusion.py
+
+bench-cache: setup
+	@$(BIN)/python bench/cache.py
 
 gpu-check: setup
 	@$(BIN)/python bench/gpu.py

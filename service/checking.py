@@ -170,7 +170,7 @@ def _memory(ensemble: Ensemble, settings: Settings) -> dict[str, int]:
         "process": PROCESS_BYTES,
         "models": models * min(copies, MOST_FUSED + 1),
         "batches": ensemble.plans.in_flight * ensemble.config.batching.max_rows * (row + fused),
-        "cache": settings.cache.max_bytes,
+        "cache": settings.cache.memory_bytes,
     }
 
 

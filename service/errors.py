@@ -24,6 +24,9 @@ ServiceError
 │   └── TeacherOverrun       a teacher did not answer in its time
 ├── GraphFailure             a graph of several teachers raised or overran, and nobody knows which of them
 ├── CannotRecord             no graph can be made of teachers or an operator; they are run apart
+├── CacheUnavailable         the cache does not answer; rows are computed then, and no student is told
+│   ├── CacheTimeout         ... not in its time
+│   └── CacheRefused         it answers, but keeps nothing new
 ├── Overrun                  a call did not end in its time and was stopped
 ├── NotReady                 too many teachers fail, or a batch does not come back
 └── QueueFull                as much is being answered as may be at a time
@@ -180,6 +183,18 @@ class CannotRecord(ServiceError):
 
 class Overrun(ServiceError):
     """Raised when a call did not end in its time and was stopped."""
+
+
+class CacheUnavailable(ServiceError):
+    """Raised when a cache cannot answer: that is no miss, and never reaches a student."""
+
+
+class CacheTimeout(CacheUnavailable):
+    """Raised when a cache did not answer in its time."""
+
+
+class CacheRefused(CacheUnavailable):
+    """Raised when a cache answers, but keeps nothing new: it is full, or a replica."""
 
 
 class NotReady(ServiceError):

@@ -7,13 +7,16 @@ relative to the file. An unknown key is refused with the nearest known one, and 
 there yet is refused by name.
 """
 
+from service.config.cache import REMOTE, Address, Cache
 from service.config.ensemble import Ensemble, Input, Output, RecipeSection, Teacher
 from service.config.fake import FakeModel
-from service.config.settings import Auth, Cache, Limits, Server, Settings, load, read_recipe
+from service.config.settings import Auth, Limits, Server, Settings, load, read_recipe
 from service.config.values import TEMPERATURES, input_name
 
 __all__ = [
+    "REMOTE",
     "TEMPERATURES",
+    "Address",
     "Auth",
     "Cache",
     "Ensemble",

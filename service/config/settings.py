@@ -3,8 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
+from service.config.cache import Cache
 from service.config.ensemble import Ensemble, RecipeSection
 from service.config.values import (
     FilePath,
@@ -82,45 +82,6 @@ class Auth(Section):
     def _one_or_the_other(self) -> Self:
         if self.open and self.keys_file is not None:
             raise refuse("open: true is for a server without keys; leave out open or keys_file")
-        return self
-
-
-class Cache(Section):
-    """Where answers are kept: ``memory://?max_bytes=512MiB``."""
-
-    later: ClassVar = frozenset(
-        {
-            "password_file", "l1_bytes", "call_timeout_ms", "breaker", "lease",
-        }
-    )  # fmt: skip
-    url: Text = "memory://?max_bytes=512MiB"
-    ttl_s: Annotated[Number, Field(gt=0)] = 604_800.0
-    opinions: Literal["off", "float32", "float16"] = "off"
-    opinions_max_classes: Annotated[Whole, Field(gt=0)] = 4096
-
-    def kept(self, classes: int) -> Literal["float32", "float16"] | None:
-        """In which precision the opinions of an ensemble of so many classes are kept."""
-        return None if self.opinions == "off" or classes > self.opinions_max_classes else self.opinions
-
-    @property
-    def max_bytes(self) -> int:
-        """The bound of the memory cache, in bytes."""
-        value = parse_qs(urlsplit(self.url).query).get("max_bytes", ["512MiB"])[-1]
-        return int(TypeAdapter(ByteSize).validate_python(value))
-
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        url = urlsplit(self.url)
-        if url.scheme in {"redis", "rediss", "unix", "lmdb"}:
-            raise refuse(f"a cache at {url.scheme}:// is not yet supported; use memory://?max_bytes=512MiB")
-        if url.scheme != "memory" or url.netloc or url.path or parse_qs(url.query).keys() - {"max_bytes"}:
-            raise refuse(f"{self.url!r} is no cache URL; use memory://?max_bytes=512MiB")
-        try:
-            positive = self.max_bytes > 0
-        except ValidationError:
-            positive = False
-        if not positive:
-            raise refuse(f"max_bytes in {self.url!r} is no size; write for instance 512MiB")
         return self
 
 

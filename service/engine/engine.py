@@ -11,7 +11,7 @@ import numpy as np
 from service.admission import Certifier
 from service.batching.batcher import Batcher, Settled, Ticket
 from service.batching.intake import Intake
-from service.cache.memory import MemoryCache
+from service.cache import Store, open_store
 from service.config import Limits, RecipeSection, Settings
 from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
@@ -44,7 +44,7 @@ class Engine:
     def __init__(
         self,
         ensembles: Mapping[str, Ensemble],
-        cache: MemoryCache,
+        cache: Store,
         *,
         limits: Limits,
         entry_points: Sequence[str] = (),
@@ -105,7 +105,7 @@ class Engine:
                     devices=[str(member.teacher.device) for member in ensemble.members],
                     plans=ensemble.plans.report(),
                 )
-            cache = MemoryCache(max_bytes=settings.cache.max_bytes, ttl_s=settings.cache.ttl_s)
+            cache = open_store(settings.cache)
             engine = cls(
                 ensembles,
                 cache,
@@ -144,7 +144,7 @@ class Engine:
                     f"ensemble {name!r}: a batch was told to stop and does not come back; restart the server"
                 )
             degraded += told
-        return degraded
+        return degraded + self.cache.degraded()
 
     def ensemble(self, name: str) -> Ensemble:
         """The ensemble of that name.

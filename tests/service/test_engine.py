@@ -94,7 +94,7 @@ async def test_neighbours_of_a_bad_row_are_the_same_bit_for_bit_as_without_it(en
     beside = rows.copy()
     beside[2] = [500, 0, 0]  # the moody teacher answers NaN
     bad = await answers(engine, beside)
-    engine.cache._values.clear()
+    engine.cache._memory.clear()
     good = await answers(engine, rows)
     assert bad[2][0] == "error"
     assert [bad[row][:2] for row in (0, 1, 3)] == [["miss", good[row][1]] for row in (0, 1, 3)]
