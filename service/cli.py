@@ -5,12 +5,14 @@ Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 someth
 """
 
 import json
+import math
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +20,6 @@ import typer
 
 import service
 from service.errors import ConfigError, ServiceError
-
-# How long requests that are being answered may take to finish once the server is to stop.
-DRAIN_S = 30
 
 app = typer.Typer(
     help="Fuse several teacher models into one trustworthy soft target per input.",
@@ -71,7 +70,13 @@ def options(
 
 
 @app.command()
-def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar="CONFIG")]) -> None:
+def serve(
+    config: Annotated[Path, typer.Argument(help="The YAML file.", metavar="CONFIG")],
+    *,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Load ensembles anew when the file changes.")
+    ] = False,
+) -> None:
     """Serve the ensembles of a configuration over HTTP."""
     # Before the imports, which take a second. uvicorn drains on these, closes the application, and then
     # raises them again for whoever handled them before it. Not by an exception: it would come up in whatever
@@ -103,14 +108,20 @@ def serve(config: Annotated[Path, typer.Argument(help="The YAML file.", metavar=
     sys.stdout.flush()
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, settings.limits, access),
+            create_app(
+                engine,
+                settings,
+                access,
+                source=partial(load, config),
+                watched=config.resolve() if reload else None,
+            ),
             loop="uvloop",
             http="httptools",
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
-            timeout_graceful_shutdown=DRAIN_S,
+            timeout_graceful_shutdown=math.ceil(settings.limits.drain_s),
         )
     )
     server.run(sockets=[listener])

@@ -14,6 +14,7 @@ ServiceError
 │   ├── Unauthenticated      the server has keys, and the request came without one of them
 │   ├── Forbidden            the key lacks the scope, or what is asked for needs keys and there are none
 │   ├── OperatorRefused      an operator does not reach its profile
+│   ├── BadConfiguration     the configuration that is to be loaded cannot be used
 │   ├── RecipeExists         a recipe of that name has other content
 │   ├── NotFound             no such route
 │   ├── MethodNotAllowed     the route exists, the method does not
@@ -117,6 +118,12 @@ class OperatorRefused(RequestError):
     def __init__(self, message: str, *, certificate: dict[str, Any]) -> None:
         super().__init__(message)
         self.certificate = certificate
+
+
+class BadConfiguration(RequestError):
+    """Raised when a configuration that is to be loaded anew cannot be used; all is served as before."""
+
+    code = "bad_configuration"
 
 
 class RecipeExists(RequestError):

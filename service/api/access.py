@@ -22,6 +22,7 @@ ACCESS: Mapping[str, auth.Scope | None] = {
     "POST /v1/ensembles/{ensemble}/guarantees": READ,
     "GET /v1/ensembles/{ensemble}/recipes/{recipe}/certificate": READ,
     "PUT /v1/ensembles/{ensemble}/recipes/{recipe}": auth.Scope.RECIPES_WRITE,
+    "POST /v1/ensembles/{ensemble}/reload": auth.Scope.ADMIN,
     "GET /docs": READ,
     "GET /docs/oauth2-redirect": READ,
     "GET /redoc": READ,

@@ -1,33 +1,50 @@
 """The application: routes over one engine."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.routing import Route
 
 import service
-from service.api import errors, guarantees, openapi, recipes
+from service.api import errors, guarantees, openapi, recipes, reloads
 from service.api.access import Guard
 from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
 from service.api.soft_targets import SoftTargets
 from service.auth import Access
-from service.config import Limits
+from service.config import Settings
 from service.engine.engine import Engine
+from service.engine.watching import watch
 
 
-def create_app(engine: Engine, limits: Limits, access: Access) -> FastAPI:
+def create_app(
+    engine: Engine,
+    settings: Settings,
+    access: Access,
+    *,
+    source: Callable[[], Settings],
+    watched: Path | None = None,
+) -> FastAPI:
     """The ASGI application; it closes the engine when it stops.
 
     Args:
         engine: opened.
-        limits: what one request may cost.
+        settings: with which it was.
         access: who may do what.
+        source: reads the configuration again.
+        watched: the configuration's file, whose changes are to be followed.
     """
+    limits = settings.limits
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = watched and asyncio.create_task(watch(engine, watched, source, settings))
         yield
+        if watching:
+            watching.cancel()
+            await asyncio.wait({watching})
         await engine.close()
 
     app = FastAPI(
@@ -58,6 +75,7 @@ def create_app(engine: Engine, limits: Limits, access: Access) -> FastAPI:
 
     recipes.install(app, engine, limits)
     guarantees.install(app, engine, limits)
+    reloads.install(app, engine, limits, source)
     # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests.
     app.router.routes.append(
         Route(

@@ -36,6 +36,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.UnknownEnsemble: 404,
     errors.UnknownRecipe: 404,
     errors.OperatorRefused: 422,
+    errors.BadConfiguration: 422,
     errors.RecipeExists: 409,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,

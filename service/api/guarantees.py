@@ -47,11 +47,10 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
     async def guarantees(ensemble: str, request: Request) -> GuaranteesInfo:
         """Rows (and labels, if known) in; losses, ambiguities, diversity, bias and safety out."""
         asked = query.parse(request.scope["query_string"])
-        found = engine.ensemble(ensemble)
-        effective = found.effective(asked.recipe, asked.overrides)
         if media.of_body(request.headers.get("content-type", "")) != media.JSON:
             raise BadInput("guarantees are asked in JSON: labels stand beside the rows")
-        with Load(engine.intake) as load:
+        with Load(engine.intake) as load, engine.hosted(ensemble) as found:
+            effective = found.effective(asked.recipe, asked.overrides)
             limit = int(limits.max_body_bytes)
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
             document = bodies.document_of(body)

@@ -48,10 +48,9 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
             section = read_recipe(recipe, bodies.document_of(body))
         except ConfigError as exc:
             raise BadInput(str(exc)) from None
-        found = engine.ensemble(ensemble)
-        if await engine.put_recipe(found, recipe, section):
+        if await engine.put_recipe(ensemble, recipe, section):
             response.status_code = CREATED
-        return found.recipes[recipe].certificate.document
+        return engine.ensemble(ensemble).recipes[recipe].certificate.document
 
 
 _SCHEMA: dict[str, Any] = {

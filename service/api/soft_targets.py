@@ -13,8 +13,9 @@ from starlette.types import Receive, Scope, Send
 from service.api import bodies, media, query
 from service.batching.intake import Load
 from service.config import Limits
-from service.engine.engine import Engine, in_order
+from service.engine.engine import Engine
 from service.engine.ensemble import Effective, Ensemble
+from service.engine.groups import in_order
 from service.keys import canonical_json
 from service.model import Group
 from soft_targets.wire import ARROW, FORMAT, ReplyWriter, Request
@@ -39,13 +40,15 @@ class SoftTargets:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        with Load(self._engine.intake) as load:
-            await self._handle(scope, receive, send, load)
+        hosted = self._engine.hosted(scope["path_params"]["ensemble"])
+        with Load(self._engine.intake) as load, hosted as ensemble:
+            await self._handle(scope, receive, send, load, ensemble)
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send, load: Load) -> None:
+    async def _handle(
+        self, scope: Scope, receive: Receive, send: Send, load: Load, ensemble: Ensemble
+    ) -> None:
         headers = Headers(scope=scope)
         asked = query.parse(scope["query_string"])
-        ensemble = self._engine.ensemble(scope["path_params"]["ensemble"])
         effective = ensemble.effective(asked.recipe, asked.overrides)
         body_media = media.of_body(headers.get("content-type", ""))
         reply_media = media.of_reply(headers.get("accept", ""), body_media)

@@ -46,7 +46,7 @@ class Limits(Section):
 
     later: ClassVar = frozenset(
         {
-            "drain_s", "max_decompressed_bytes",
+            "max_decompressed_bytes",
             "max_json_depth", "max_header_bytes", "slow_reader_s",
             "rows_per_s_per_key", "rows_in_flight_per_key",
         }
@@ -56,6 +56,7 @@ class Limits(Section):
     max_rows_in_flight: Annotated[Whole, Field(gt=0)] = 16_384
     max_bytes_in_flight: Annotated[ByteSize, Field(gt=0)] = ByteSize(2**30)
     request_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
+    drain_s: Annotated[Number, Field(ge=0)] = 30.0
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Self:

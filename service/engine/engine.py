@@ -1,20 +1,20 @@
 """Answering requests: each row from the cache, or from the teachers, once."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
-
 from service.admission import Certifier
-from service.batching.batcher import Batcher, Settled, Ticket
+from service.batching.batcher import Batcher, Ticket
 from service.batching.intake import Intake
 from service.cache import Store, open_store
-from service.config import Limits, RecipeSection, Settings
+from service.config import RecipeSection, Settings
 from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
+from service.engine.groups import absent_rows, by_key, failed, non_finite, of_settled, size_bytes
+from service.engine.hosting import Hosted
 from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json, digest_of
 from service.model import Array, Group, RowFailure, nearest
@@ -34,32 +34,37 @@ class Engine:
     Use ``Engine.open`` and ``close``; answering belongs to one event loop.
 
     Attributes:
-        ensembles: by name.
-        batchers: by the ensemble's name; they count what is computed.
         cache: of targets.
         intake: how much is being answered.
         inferences: how many rows teachers were asked for, by the ensemble's name.
     """
 
-    def __init__(
-        self,
-        ensembles: Mapping[str, Ensemble],
-        cache: Store,
-        *,
-        limits: Limits,
-        entry_points: Sequence[str] = (),
-    ) -> None:
-        self.ensembles = ensembles
+    def __init__(self, ensembles: Mapping[str, Ensemble], cache: Store, settings: Settings) -> None:
         self.cache = cache
+        self.inferences = dict.fromkeys(ensembles, 0)
+        limits = settings.limits
         self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=int(limits.max_bytes_in_flight))
         self._timeout_s = limits.request_timeout_s
-        self._entry_points = entry_points
-        self._putting = asyncio.Lock()
-        self.inferences = dict.fromkeys(ensembles, 0)
-        self.batchers = {name: self._batcher(one) for name, one in ensembles.items()}
+        self._drain_s = limits.drain_s
+        self._certifier = Certifier(settings.server.state_dir)
+        self._entry_points = settings.operators.entry_points
+        self._changing = asyncio.Lock()
+        self._batchers: dict[Ensemble, Batcher[Question, Answer]] = {}  # also of those that retire
+        self._hosted = {name: self._host(one) for name, one in ensembles.items()}
+        self._retiring: set[asyncio.Task[None]] = set()
 
-    def _batcher(self, ensemble: Ensemble) -> Batcher[Question, Answer]:
-        return Batcher(
+    @property
+    def ensembles(self) -> dict[str, Ensemble]:
+        """The ensembles that are served, by name."""
+        return {name: hosted.ensemble for name, hosted in self._hosted.items()}
+
+    @property
+    def batchers(self) -> dict[str, Batcher[Question, Answer]]:
+        """Their batchers, which count what is computed."""
+        return {name: hosted.batcher for name, hosted in self._hosted.items()}
+
+    def _host(self, ensemble: Ensemble) -> Hosted:
+        self._batchers[ensemble] = Batcher(
             partial(batch, ensemble),
             max_rows=ensemble.config.batching.max_rows,
             in_flight=ensemble.plans.in_flight,
@@ -67,6 +72,7 @@ class Engine:
             failed=FAILED,
             name=f"batches-{ensemble.name}",
         )
+        return Hosted(ensemble, self._batchers[ensemble])
 
     def _keep(self, ensemble: Ensemble, keys: Sequence[bytes], answers: Sequence[Answer]) -> None:
         kept = {}
@@ -88,39 +94,57 @@ class Engine:
         certifier = Certifier(settings.server.state_dir)
         with ExitStack() as opened:
             ensembles = {}
-            for name, config in settings.ensembles.items():
-                ensemble = Ensemble.open(
-                    name,
-                    config,
-                    certifier,
-                    spread_limit=settings.server.spread_limit,
-                    keep=settings.cache.kept(len(config.classes)),
-                )
-                opened.callback(ensemble.close)
-                ensembles[name] = ensemble
-                log.info(
-                    "ensemble loaded",
-                    ensemble=name,
-                    teachers=[member.teacher.name for member in ensemble.members],
-                    devices=[str(member.teacher.device) for member in ensemble.members],
-                    plans=ensemble.plans.report(),
-                )
-            cache = open_store(settings.cache)
-            engine = cls(
-                ensembles,
-                cache,
-                limits=settings.limits,
-                entry_points=settings.operators.entry_points,
-            )
+            for name in settings.ensembles:
+                ensembles[name] = _load(name, settings, certifier)
+                opened.callback(ensembles[name].close)
+            engine = cls(ensembles, open_store(settings.cache), settings)
             opened.pop_all()
             return engine
 
+    async def reload(self, settings: Settings, names: Collection[str]) -> None:
+        """Load ensembles beside those that are served, and put them in their places, all or none of them.
+
+        Whoever asked before is answered by what was served then. Recipes that were put at run time stay,
+        where they fit.
+
+        Args:
+            settings: of which the ensembles' part is taken; what it no longer names is served no longer.
+            names: of the ensembles.
+
+        Raises:
+            ConfigError: one cannot be used; all are served as before.
+        """
+        async with self._changing:
+            loaded: dict[str, Ensemble] = {}
+            try:
+                for name in sorted(settings.ensembles.keys() & names):
+                    loaded[name] = await asyncio.to_thread(_load, name, settings, self._certifier)
+                    if name in self._hosted:
+                        await asyncio.to_thread(loaded[name].take_over, self._hosted[name].ensemble)
+            except BaseException:
+                for ensemble in loaded.values():
+                    ensemble.close()
+                raise
+            for name in self._hosted.keys() & names:
+                self._retire(self._hosted.pop(name))
+            for name, ensemble in loaded.items():
+                self.inferences.setdefault(name, 0)
+                self._hosted[name] = self._host(ensemble)
+
+    def _retire(self, hosted: Hosted) -> None:
+        async def retire() -> None:
+            await hosted.retire(self._drain_s)
+            del self._batchers[hosted.ensemble]
+
+        task = asyncio.create_task(retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
     async def close(self) -> None:
         """Finish the batches that run, and release everything."""
-        for batcher in self.batchers.values():
-            await batcher.close()
-        for ensemble in self.ensembles.values():
-            ensemble.close()
+        for hosted in self._hosted.values():
+            self._retire(hosted)
+        await asyncio.gather(*self._retiring)
         await self.cache.close()
 
     def check_ready(self) -> list[str]:
@@ -146,21 +170,29 @@ class Engine:
             degraded += told
         return degraded + self.cache.degraded()
 
-    def ensemble(self, name: str) -> Ensemble:
-        """The ensemble of that name.
+    def hosted(self, name: str) -> Hosted:
+        """The ensemble of that name, as a context for one request: it is not closed before that ends.
 
         Raises:
             UnknownEnsemble: there is none.
         """
-        if name not in self.ensembles:
-            raise UnknownEnsemble(f"no ensemble {name!r}{nearest(name, self.ensembles)}")
-        return self.ensembles[name]
+        if name not in self._hosted:
+            raise UnknownEnsemble(f"no ensemble {name!r}{nearest(name, self._hosted)}")
+        return self._hosted[name]
 
-    async def put_recipe(self, ensemble: Ensemble, name: str, section: RecipeSection) -> bool:
+    def ensemble(self, name: str) -> Ensemble:
+        """The ensemble of that name, for a look.
+
+        Raises:
+            UnknownEnsemble: there is none.
+        """
+        return self.hosted(name).ensemble
+
+    async def put_recipe(self, of: str, name: str, section: RecipeSection) -> bool:
         """Serve a new recipe until the server stops; it is certified first, aside from the event loop.
 
         Args:
-            ensemble: that answers it.
+            of: the name of the ensemble that is to answer it.
             name: of the recipe.
             section: of a built-in operator, or an entry point that the configuration names.
 
@@ -168,12 +200,15 @@ class Engine:
             Whether it is new; the same content again is not.
 
         Raises:
+            UnknownEnsemble: there is none of that name.
             BadInput: the recipe does not fit the ensemble, or its operator may not be put.
             OperatorRefused: with the witnesses.
             RecipeExists: the name is taken by other content.
         """
         self._check_put(section)
-        async with self._putting:
+        self.ensemble(of)  # if there is none, at once
+        async with self._changing:
+            ensemble = self.ensemble(of)
             if name in ensemble.recipes:
                 if _content(ensemble.recipes[name].section) == _content(section):
                     return False
@@ -186,6 +221,7 @@ class Engine:
             except (ConfigError, ValueError) as exc:
                 raise BadInput(str(exc)) from None
             ensemble.recipes[name] = admitted
+            ensemble.put.add(name)
         log.info("recipe put", ensemble=ensemble.name, recipe=name, certificate=admitted.certificate.id)
         return True
 
@@ -212,7 +248,7 @@ class Engine:
             BadInput: a row holds NaN or infinity.
             TeacherFailure: a teacher failed.
         """
-        for row, failure in _non_finite(ensemble, inputs).items():
+        for row, failure in non_finite(ensemble, inputs).items():
             raise BadInput(f"row {row}: {failure.message}")
         return await asyncio.to_thread(examine, ensemble, effective, inputs, labels)
 
@@ -230,15 +266,15 @@ class Engine:
             inputs: ensemble input to array ``[B, ...]``, cast.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        failures = _non_finite(ensemble, inputs)
+        failures = non_finite(ensemble, inputs)
         if failures:
-            yield _failed(failures)
-        size = sum(_bytes(values) for values in inputs.values())
+            yield failed(failures)
+        size = sum(size_bytes(values) for values in inputs.values())
         if size > LONG_HASH_BYTES:
             digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
         else:
             digests = row_digests(inputs, ensemble.inputs)
-        wanted = _wanted(effective, digests, failures)
+        wanted = by_key(effective, digests, failures)
         if hits := await self._cached(wanted):
             yield hits
         fused = await self._by_opinions(ensemble, effective, wanted)
@@ -258,13 +294,13 @@ class Engine:
             digests: of the rows, as ``soft_targets.wire.row_digests`` makes them.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        wanted = _wanted(effective, digests, ())
+        wanted = by_key(effective, digests, ())
         if hits := await self._cached(wanted):
             yield hits
         fused = await self._by_opinions(ensemble, effective, wanted)
-        batcher = self.batchers[ensemble.name]
+        batcher = self._batchers[ensemble]
         joined = batcher.ask({key: wanted.pop(key) for key in tuple(wanted) if batcher.flies(key)})
-        absent = _absent([row for rows in wanted.values() for row in rows])
+        absent = absent_rows([row for rows in wanted.values() for row in rows])
         async with aclosing(self._settled([fused, joined], deadline, first=absent)) as groups:
             async for group in groups:
                 yield group
@@ -272,14 +308,14 @@ class Engine:
     def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
         pair = question.effective.pair
         group = (pair.key, pair.top_k, question.inputs is None)
-        return self.batchers[ensemble.name].ask(wanted, group=group, payload=question)
+        return self._batchers[ensemble].ask(wanted, group=group, payload=question)
 
     async def _by_opinions(
         self, ensemble: Ensemble, effective: Effective, wanted: dict[bytes, list[int]]
     ) -> Ticket[Answer]:
         """Rows whose opinions are kept, to be fused without a teacher; they are wanted no longer."""
         if ensemble.keep is None or not wanted:
-            return self.batchers[ensemble.name].ask({})
+            return self._batchers[ensemble].ask({})
         fingerprint, keys = ensemble.opinions_fingerprint, list(wanted)
         found = await self.cache.get_many([cache_key(fingerprint, digest_of(key)) for key in keys])
         opinions = {
@@ -309,13 +345,13 @@ class Engine:
                 yield first
             for ticket in tickets:
                 while settled := await asyncio.wait_for(ticket.settled(), deadline - loop.time()):
-                    yield _settled(settled)
+                    yield of_settled(settled)
         except TimeoutError:
             late = RowFailure(
                 "deadline_exceeded",
                 f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
             )
-            yield _failed(
+            yield failed(
                 {row: late for ticket in tickets for rows in ticket.waiting.values() for row in rows}
             )
         finally:
@@ -323,85 +359,25 @@ class Engine:
                 ticket.leave()
 
 
+def _load(name: str, settings: Settings, certifier: Certifier) -> Ensemble:
+    config = settings.ensembles[name]
+    ensemble = Ensemble.open(
+        name,
+        config,
+        certifier,
+        spread_limit=settings.server.spread_limit,
+        keep=settings.cache.kept(len(config.classes)),
+    )
+    log.info(
+        "ensemble loaded",
+        ensemble=name,
+        teachers=[member.teacher.name for member in ensemble.members],
+        devices=[str(member.teacher.device) for member in ensemble.members],
+        plans=ensemble.plans.report(),
+    )
+    return ensemble
+
+
 def _content(section: RecipeSection) -> bytes:
     """What a recipe says, where true is not 1."""
     return canonical_json(section.model_dump(mode="json"))
-
-
-def _bytes(values: Array) -> int:
-    """How much there is to hash; an array of text holds pointers."""
-    return sum(map(len, values)) if values.dtype == object else values.nbytes
-
-
-def _non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, RowFailure]:
-    """The rows that hold NaN or infinity where the input does not allow it."""
-    failures: dict[int, RowFailure] = {}
-    for name, values in inputs.items():
-        if values.dtype.kind != "f" or name in ensemble.allow_nan:
-            continue
-        finite = np.isfinite(values).reshape(len(values), -1)
-        for row in np.flatnonzero(~finite.all(axis=1)):
-            where = np.unravel_index(int(np.argmin(finite[row])), values.shape[1:]) if values.ndim > 1 else ()
-            failures[int(row)] = RowFailure(
-                "non_finite_input",
-                f"input {name!r} is {values[row][where]} at {[int(i) for i in where]}; send finite values, "
-                "or set allow_nan for the input",
-            )
-    return failures
-
-
-def _wanted(
-    effective: Effective, digests: Sequence[bytes], without: Container[int]
-) -> dict[bytes, list[int]]:
-    """Cache key to where the row stands; the same row twice in a request is one row."""
-    wanted: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(digests):
-        if row not in without:
-            wanted.setdefault(cache_key(effective.fingerprint, digest), []).append(row)
-    return wanted
-
-
-def _failed(failures: Mapping[int, RowFailure]) -> Group:
-    count = len(failures)
-    return Group(list(failures), ["error"] * count, [None] * count, list(failures.values()), [()] * count)
-
-
-def _absent(rows: list[int]) -> Group:
-    count = len(rows)
-    return Group(rows, ["absent"] * count, [None] * count, [None] * count, [()] * count)
-
-
-def _settled(settled: Sequence[Settled[Answer]]) -> Group:
-    group = Group([], [], [], [], [])
-    for positions, answer, joined in settled:
-        count = len(positions)
-        group.rows.extend(positions)
-        if answer.failure is not None:
-            group.sources.extend(["error"] * count)
-        else:
-            group.sources.extend(["coalesced"] * count)
-            if not joined:
-                group.sources[-count] = answer.source
-        group.values.extend([answer.value] * count)
-        group.failures.extend([answer.failure] * count)
-        group.missing.extend([answer.missing] * count)
-    return group
-
-
-async def in_order(groups: AsyncIterator[Group], rows: int) -> AsyncIterator[Group]:
-    """The same rows in the order of the request: each group as long as nothing before it is open."""
-    sources: list[str] = [""] * rows
-    values: list[bytes | None] = [None] * rows
-    failures: list[RowFailure | None] = [None] * rows
-    missing: list[tuple[str, ...]] = [()] * rows
-    done = 0
-    async for group in groups:
-        for row, source, value, failure, names in zip(*group, strict=True):
-            sources[row], values[row], failures[row], missing[row] = source, value, failure, names
-        start = done
-        while done < rows and sources[done]:
-            done += 1
-        if done > start:
-            part = slice(start, done)
-            yield Group(list(range(start, done)), sources[part], values[part], failures[part], missing[part])
-            values[part] = [None] * (done - start)

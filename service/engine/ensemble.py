@@ -24,7 +24,10 @@ from service.plans.plans import Asked, Plans, Sizing
 from service.plans.stages import Kept
 from service.teachers.onnx import runtime
 from service.teachers.session import Deadlines
+from service.telemetry import logger
 from soft_targets.wire import FORMAT, Layout, classes_digest
+
+log = logger("engine")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class Ensemble:
         plans: how batches are answered.
         health: how often each teacher has failed of late.
         recipes: by name, each admitted.
+        put: the names of those that do not stand in the configuration.
         keep: in which precision each teacher's opinion is kept; None where it is not.
     """
 
@@ -87,6 +91,7 @@ class Ensemble:
         )
         self._certifier = certifier
         self.recipes: dict[str, Admitted] = {}
+        self.put: set[str] = set()
         # Bounded, so that clients cannot fill the memory with overrides.
         self._known: LRUCache[tuple[str, Recipe], Effective] = LRUCache(1024)
 
@@ -150,6 +155,19 @@ class Ensemble:
             ensemble.close()
             raise
         return ensemble
+
+    def take_over(self, other: "Ensemble") -> None:
+        """Serve the recipes that were put into another one, where this one can and has none of the name."""
+        for name in sorted(other.put - self.recipes.keys()):
+            section = other.recipes[name].section
+            try:
+                admitted = self.admit(name, section)
+                self.plans.plan(self.asked(admitted).pair)
+            except (ConfigError, OperatorRefused, ValueError) as exc:
+                log.warning("recipe dropped", ensemble=self.name, recipe=name, reason=str(exc))
+                continue
+            self.recipes[name] = admitted
+            self.put.add(name)
 
     def close(self) -> None:
         """Stop the threads."""

@@ -16,7 +16,7 @@ def opened(toy):
 def client(toy, opened):
     settings = load(toy.config)
     with TestClient(
-        create_app(opened, settings.limits, open_access(settings.auth)),
+        create_app(opened, settings, open_access(settings.auth), source=lambda: load(toy.config)),
         raise_server_exceptions=False,
     ) as client:
         yield client

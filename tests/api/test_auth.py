@@ -35,7 +35,8 @@ def keys(tmp_path_factory):
 @pytest.fixture(scope="module")
 def guarded(toy, keys):
     settings = load(toy.config)
-    app = create_app(Engine.open(settings), settings.limits, open_access(Auth(keys_file=keys[0])))
+    access = open_access(Auth(keys_file=keys[0]))
+    app = create_app(Engine.open(settings), settings, access, source=lambda: load(toy.config))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

@@ -19,7 +19,8 @@ RECIPES = "/v1/ensembles/toy/recipes"
 def putting(toy):
     """A server on which everything is allowed, of its own: recipes stay until it stops."""
     settings = load(toy.config)
-    app = create_app(Engine.open(settings), settings.limits, Access(None, open=True))
+    access = Access(None, open=True)
+    app = create_app(Engine.open(settings), settings, access, source=lambda: load(toy.config))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

@@ -211,7 +211,7 @@ def unread_reply(server):
 
 @pytest.mark.parametrize("stall", [stalled_upload, unread_reply])
 def test_a_stalled_client_does_not_keep_the_server_from_stopping(toy, start, stall):
-    server = start(toy.config, first="import service.cli; service.cli.DRAIN_S = 1")
+    server = start(toy.config, first="import os; os.environ['SOFT_TARGETS__LIMITS__DRAIN_S'] = '1'")
     with stall(server):
         assert httpx2.get(f"{server.url}/livez").status_code == 200  # what came before it has been taken in
         server.process.terminate()

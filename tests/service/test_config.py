@@ -242,7 +242,7 @@ def test_a_variable_that_can_set_nothing_is_named(read, monkeypatch, variable, v
 
 LATER = {
     "server": ["workers: 2", "metrics_port: 9", "replicated: true"],
-    "limits": ["drain_s: 1", "max_decompressed_bytes: 1",
+    "limits": ["max_decompressed_bytes: 1",
                "max_json_depth: 1", "max_header_bytes: 1", "slow_reader_s: 1", "rows_per_s_per_key: 1",
                "rows_in_flight_per_key: 1"],
     "cache": ["lease: off"],
@@ -400,6 +400,7 @@ PLACES = [
                 "max_rows_in_flight",
                 "max_bytes_in_flight",
                 "request_timeout_s",
+                "drain_s",
             ],
             "auth": ["keys_file", "open"],
             "cache": ["url", "ttl_s", "password_file", "l1_bytes", "call_timeout_ms", "breaker"],

@@ -8,8 +8,9 @@ import pytest
 import teachers as models
 
 from service.config import load
-from service.engine.engine import Engine, in_order
+from service.engine.engine import Engine
 from service.engine.ensemble import Overrides
+from service.engine.groups import in_order
 from service.errors import UnknownEnsemble
 from service.model import Group
 
