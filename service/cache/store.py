@@ -97,23 +97,21 @@ class Store:
             counts.misses += len(absent)
         if self._backend is None or not absent:
             return values
-        try:
-            kept = await self._backend.get_many([keys[index] for index in absent])
-        except CacheUnavailable:
-            counts.unavailable += len(absent)
-            return values
-        except Exception:
-            log.exception("reading the cache failed")
-            counts.unavailable += len(absent)
-            return values
+        asked = [keys[index] for index in absent]
+        kept = await self._ask(self._backend, asked)
         found = {}
-        for index, sealed in zip(absent, kept, strict=True):
-            if sealed is None:
+        # What was put while the backend was asked is in memory by now: it need not be computed again.
+        for index, key, sealed, put in zip(
+            absent, asked, kept or [None] * len(asked), self._memory.get_many(asked), strict=True
+        ):
+            if put is not None:
+                counts.l1_hits += 1
+                values[index] = put
+            elif kept is None:
+                counts.unavailable += 1
+            elif sealed is None:
                 counts.misses += 1
-                continue
-            key = keys[index]
-            value = unseal(key, sealed)
-            if value is None:
+            elif (value := unseal(key, sealed)) is None:
                 counts.corrupt += 1
                 self._spoiled.add(key)
             else:
@@ -122,6 +120,16 @@ class Store:
         self._memory.set_many(found)
         self._write()
         return values
+
+    async def _ask(self, backend: Breaker, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        """What the backend keeps, sealed; None if it does not answer."""
+        try:
+            return await backend.get_many(keys)
+        except CacheUnavailable:
+            return None
+        except Exception:
+            log.exception("reading the cache failed")
+            return None
 
     def put_many(self, items: Mapping[bytes, bytes]) -> None:
         """Keep the values in memory now, and behind it soon; a value that is kept already stays."""

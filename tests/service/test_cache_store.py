@@ -223,3 +223,22 @@ def test_it_is_made_outside_of_an_event_loop():
 
     asyncio.run(use())
     assert kept.values == {b"a": seal(b"a", b"1")}
+
+
+async def test_what_is_put_while_the_backend_is_asked_is_found(kept):
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(keys):
+        asked.set()
+        await answer.wait()
+        return [None] * len(keys)
+
+    kept.get_many = slow
+    store = over(kept)
+    looking = asyncio.ensure_future(store.get_many([b"a", b"b"]))
+    await asked.wait()
+    store.put_many({b"a": b"value"})
+    answer.set()
+    assert await looking == [b"value", None]
+    assert (store.counters.l1_hits, store.counters.misses) == (1, 1)
+    await store.close()
