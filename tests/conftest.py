@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,12 +117,20 @@ class Running:
     Args:
         config: the YAML file.
         first: Python that runs in the process before the command does.
+        arguments: of the command, besides.
     """
 
-    def __init__(self, config: Path, *, first: str = "") -> None:
+    def __init__(self, config: Path, *, first: str = "", arguments: Sequence[str] = ()) -> None:
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"{first}\nfrom service.cli import main; main()", "serve", str(config)],
+            [
+                sys.executable,
+                "-c",
+                f"{first}\nfrom service.cli import main; main()",
+                "serve",
+                str(config),
+                *arguments,
+            ],
             stdout=subprocess.PIPE,
             stderr=self.stderr,
             text=True,
