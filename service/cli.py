@@ -90,7 +90,9 @@ def serve(
     from service.api.app import create_app  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
+    from service.engine.changes import Alone  # noqa: PLC0415
     from service.engine.engine import Engine  # noqa: PLC0415
+    from service.engine.watching import watch  # noqa: PLC0415
 
     telemetry.configure()
     try:
@@ -102,6 +104,7 @@ def serve(
         engine = Engine.open(settings)
     except ConfigError as exc:
         raise _fail(str(exc), code=2) from None
+    source = partial(load, config)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"soft-targets {service.__version__} listening on http://{shown}:{port}")
@@ -112,8 +115,8 @@ def serve(
                 engine,
                 settings,
                 access,
-                source=partial(load, config),
-                watched=config.resolve() if reload else None,
+                Alone(engine, source),
+                partial(watch, engine, config.resolve(), source, settings) if reload else None,
             ),
             loop="uvloop",
             http="httptools",

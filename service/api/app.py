@@ -1,9 +1,8 @@
 """The application: routes over one engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.routing import Route
@@ -15,17 +14,16 @@ from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
 from service.api.soft_targets import SoftTargets
 from service.auth import Access
 from service.config import Settings
+from service.engine.changes import Changes
 from service.engine.engine import Engine
-from service.engine.watching import watch
 
 
 def create_app(
     engine: Engine,
     settings: Settings,
     access: Access,
-    *,
-    source: Callable[[], Settings],
-    watched: Path | None = None,
+    changes: Changes,
+    beside: Callable[[], Coroutine[None, None, None]] | None = None,
 ) -> FastAPI:
     """The ASGI application; it closes the engine when it stops.
 
@@ -33,18 +31,18 @@ def create_app(
         engine: opened.
         settings: with which it was.
         access: who may do what.
-        source: reads the configuration again.
-        watched: the configuration's file, whose changes are to be followed.
+        changes: what may change while it runs.
+        beside: runs as long as the application does.
     """
     limits = settings.limits
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = watched and asyncio.create_task(watch(engine, watched, source, settings))
+        task = asyncio.create_task(beside()) if beside else None
         yield
-        if watching:
-            watching.cancel()
-            await asyncio.wait({watching})
+        if task:
+            task.cancel()
+            await asyncio.wait({task})
         await engine.close()
 
     app = FastAPI(
@@ -73,9 +71,9 @@ def create_app(
         """Whether requests are answered; nothing listens before the teachers are loaded, bound and warmed."""
         return Readiness(ready=True, degraded=engine.check_ready())
 
-    recipes.install(app, engine, limits)
+    recipes.install(app, engine, limits, changes)
     guarantees.install(app, engine, limits)
-    reloads.install(app, engine, limits, source)
+    reloads.install(app, engine, limits, changes)
     # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests.
     app.router.routes.append(
         Route(

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from service.api import bodies
 from service.batching.intake import Load
 from service.config import Limits, read_recipe
+from service.engine.changes import Changes
 from service.engine.engine import Engine
 from service.errors import BadInput, ConfigError, UnknownRecipe
 from service.model import nearest
@@ -15,13 +16,14 @@ RECIPE_PATH = "/v1/ensembles/{ensemble}/recipes/{recipe}"
 CREATED = 201
 
 
-def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
+def install(app: FastAPI, engine: Engine, limits: Limits, changes: Changes) -> None:
     """Add the routes.
 
     Args:
         app: the application.
         engine: opened.
         limits: what one request may cost.
+        changes: puts them.
     """
 
     @app.get(f"{RECIPE_PATH}/certificate")
@@ -48,7 +50,7 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
             section = read_recipe(recipe, bodies.document_of(body))
         except ConfigError as exc:
             raise BadInput(str(exc)) from None
-        if await engine.put_recipe(ensemble, recipe, section):
+        if await changes.put(ensemble, recipe, section):
             response.status_code = CREATED
         return engine.ensemble(ensemble).recipes[recipe].certificate.document
 

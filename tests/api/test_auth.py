@@ -13,6 +13,7 @@ from service.api.access import ACCESS, OPEN, READ, Guard
 from service.api.app import create_app
 from service.auth import Access, Scope, new_key, open_access
 from service.config import Auth, load
+from service.engine.changes import Alone
 from service.engine.engine import Engine
 
 ASK = "/v1/ensembles/toy/soft-targets"
@@ -36,7 +37,8 @@ def keys(tmp_path_factory):
 def guarded(toy, keys):
     settings = load(toy.config)
     access = open_access(Auth(keys_file=keys[0]))
-    app = create_app(Engine.open(settings), settings, access, source=lambda: load(toy.config))
+    engine = Engine.open(settings)
+    app = create_app(engine, settings, access, Alone(engine, lambda: load(toy.config)))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from service.api.app import create_app
 from service.auth import Access
 from service.config import load
+from service.engine.changes import Alone
 from service.engine.engine import Engine
 
 RECIPES = "/v1/ensembles/toy/recipes"
@@ -20,7 +21,8 @@ def putting(toy):
     """A server on which everything is allowed, of its own: recipes stay until it stops."""
     settings = load(toy.config)
     access = Access(None, open=True)
-    app = create_app(Engine.open(settings), settings, access, source=lambda: load(toy.config))
+    engine = Engine.open(settings)
+    app = create_app(engine, settings, access, Alone(engine, lambda: load(toy.config)))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

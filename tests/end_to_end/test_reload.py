@@ -98,7 +98,7 @@ def test_what_cannot_be_used_changes_nothing_and_says_why(served):
     reply = served.reload()
     assert (reply.status_code, reply.json()["code"]) == (422, "bad_configuration")
     assert "gone.onnx: no such file" in reply.json()["error"]
-    assert reply.json()["error"].endswith("the ensemble is served as before")
+    assert reply.json()["error"].endswith("all is served as before")
     served.file.write_text(text.replace("toy:", "other:"))
     assert "no ensemble 'toy' any more" in served.reload().json()["error"]
     served.file.write_text(text)
