@@ -4,8 +4,8 @@ Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 someth
 130 interrupted.
 """
 
+import asyncio
 import json
-import math
 import os
 import signal
 import socket
@@ -88,11 +88,13 @@ def serve(
 
     from service import telemetry  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
+    from service.api.serving import config_of  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
     from service.engine.changes import Alone  # noqa: PLC0415
     from service.engine.engine import Engine  # noqa: PLC0415
     from service.engine.watching import watch  # noqa: PLC0415
+    from service.workers.parent import Parent  # noqa: PLC0415
 
     telemetry.configure()
     try:
@@ -101,33 +103,18 @@ def serve(
         for warning in access.warnings:
             telemetry.logger("auth").warning(warning)
         listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
+        if settings.server.workers > 1:
+            parent = Parent(config.resolve(), settings, listener)
+            code = asyncio.run(parent.run(partial(_tell, listener), watched=reload))
+            raise typer.Exit(code)
         engine = Engine.open(settings)
     except ConfigError as exc:
         raise _fail(str(exc), code=2) from None
     source = partial(load, config)
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"soft-targets {service.__version__} listening on http://{shown}:{port}")
-    sys.stdout.flush()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(
-                engine,
-                settings,
-                access,
-                Alone(engine, source),
-                partial(watch, engine, config.resolve(), source, settings) if reload else None,
-            ),
-            loop="uvloop",
-            http="httptools",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
-            timeout_graceful_shutdown=math.ceil(settings.limits.drain_s),
-        )
-    )
-    server.run(sockets=[listener])
+    _tell(listener)
+    beside = partial(watch, engine, config.resolve(), source, settings) if reload else None
+    app = create_app(engine, settings, access, Alone(engine, source), beside)
+    uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
 
 
 @app.command()
@@ -258,6 +245,14 @@ def new(
         "time it is shown. A running server knows it after a restart.",
         err=True,
     )
+
+
+def _tell(listener: socket.socket) -> None:
+    """Say where the server listens."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"soft-targets {service.__version__} listening on http://{shown}:{port}")
+    sys.stdout.flush()
 
 
 def _listen(host: str, port: int, *, admit: Callable[[str, list[str]], None]) -> socket.socket:

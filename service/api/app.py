@@ -69,7 +69,7 @@ def create_app(
     @app.get("/readyz")
     async def readyz() -> Readiness:
         """Whether requests are answered; nothing listens before the teachers are loaded, bound and warmed."""
-        return Readiness(ready=True, degraded=engine.check_ready())
+        return Readiness(ready=True, degraded=engine.check_ready() + changes.degraded())
 
     recipes.install(app, engine, limits, changes)
     guarantees.install(app, engine, limits)

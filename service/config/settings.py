@@ -34,9 +34,10 @@ PREFIX = "SOFT_TARGETS__"
 class Server(Section):
     """Where the server listens, port 0 takes a free one; and where it keeps what it found out."""
 
-    later: ClassVar = frozenset({"workers", "metrics_port", "replicated"})
+    later: ClassVar = frozenset({"metrics_port", "replicated"})
     host: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
+    workers: Annotated[Whole, Field(ge=1, le=256)] = 1
     state_dir: FilePath | None = None
     spread_limit: Annotated[Number, Field(gt=0)] = 1e-4
 
@@ -125,13 +126,17 @@ class _CoreSchema(SafeConstructor):
 _CoreSchema.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
-def load(path: Path) -> Settings:
+def load(path: Path, text: str | None = None) -> Settings:
     """Read a configuration.
+
+    Args:
+        path: of the file.
+        text: what is in it; None reads it.
 
     Raises:
         ConfigError: naming the file, the key and what to do, a line a finding.
     """
-    raw = _read(path)
+    raw = _read(path, text)
     try:
         # Before pydantic-settings sees them: some keys it would take for options of its own.
         refuse_unknown(raw, known=Settings.model_fields.keys(), later=frozenset())
@@ -175,11 +180,11 @@ def read_recipe(name: str, data: Any) -> RecipeSection:
         raise ConfigError("; ".join(_said(error) for error in exc.errors())) from None
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def _read(path: Path, text: str | None) -> dict[Any, Any]:
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _CoreSchema
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8") if text is None else text)
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError as exc:

@@ -30,6 +30,10 @@ class Changes(Protocol):
         """
         ...
 
+    def degraded(self) -> list[str]:
+        """Which processes are missing."""
+        ...
+
 
 class Alone:
     """Changes of the only process.
@@ -50,6 +54,10 @@ class Alone:
     async def reload(self, ensemble: str) -> None:
         """As of ``Changes``."""
         await reload(self._engine, self._source, [ensemble])
+
+    def degraded(self) -> list[str]:
+        """There is no other."""
+        return []
 
 
 async def reload(engine: Engine, source: Callable[[], Settings], ensembles: Collection[str]) -> None:

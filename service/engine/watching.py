@@ -28,7 +28,7 @@ async def watch(engine: Engine, path: Path, source: Callable[[], Settings], firs
     async for _ in awatch(path.parent, watch_filter=lambda _, changed: changed == str(path)):
         try:
             settings = await asyncio.to_thread(source)
-            await engine.reload(settings, _changed(known, settings))
+            await engine.reload(settings, changed_ensembles(known, settings))
         except ConfigError as exc:
             log.warning("the configuration cannot be used; all is served as before", reason=str(exc))
             continue
@@ -37,7 +37,8 @@ async def watch(engine: Engine, path: Path, source: Callable[[], Settings], firs
         known = settings
 
 
-def _changed(known: Settings, settings: Settings) -> set[str]:
+def changed_ensembles(known: Settings, settings: Settings) -> set[str]:
+    """The ensembles that came, went, or are said to be something else."""
     names = known.ensembles.keys() | settings.ensembles.keys()
     return {name for name in names if known.ensembles.get(name) != settings.ensembles.get(name)}
 

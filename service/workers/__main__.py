@@ -1,0 +1,3 @@
+from service.workers.worker import main
+
+main()

@@ -1,0 +1,265 @@
+"""The parent: it starts workers on one socket, puts changes in one order, and restarts who dies."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+
+from watchfiles import awatch
+
+from service import telemetry
+from service.config import Settings, load
+from service.engine.watching import changed_ensembles
+from service.errors import ConfigError
+from service.workers.channel import Channel, Message
+
+# A worker that has lived so long was no failure from the start.
+SETTLED_S = 60.0
+LONGEST_PAUSE_S = 30.0
+# How long a worker may take to make a change, certificates included.
+CHANGE_S = 600.0
+# What a worker that drains has beyond limits.drain_s.
+GRACE_S = 5.0
+STATE_DIR = "SOFT_TARGETS__SERVER__STATE_DIR"
+
+log = telemetry.logger("workers")
+
+
+class Worker:
+    """A process that answers, as its parent sees it.
+
+    Args:
+        process: that was started.
+        channel: to it.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
+        self.channel = channel
+        self.ready = asyncio.Event()
+        self._process = process
+        self._changes: dict[int, asyncio.Future[Message]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[None, None, None]) -> None:
+        """Do something while it goes on being heard; given up when it ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def change(self, number: int, change: Message, *, asked: int) -> Message:
+        """Have it make a change.
+
+        Args:
+            number: of this order.
+            change: to be made.
+            asked: the number under which it asked for it itself, else -1.
+
+        Returns:
+            ``error``, a text or None, and ``new``.
+        """
+        answer = self._changes[number] = asyncio.get_running_loop().create_future()
+        self.channel.send("change", number=number, change=change, asked=asked)
+        try:
+            return await asyncio.wait_for(answer, CHANGE_S)
+        except TimeoutError:
+            return {"error": f"no answer within {CHANGE_S:g} s"}
+        finally:
+            del self._changes[number]
+
+    def done(self, message: Message) -> None:
+        """Hear that a change was made, or not."""
+        answer = self._changes.get(message["number"])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    def end(self, how: signal.Signals) -> None:
+        """Send it a signal; if it has ended that does no harm."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(how)
+
+    def close(self) -> None:
+        """Nobody hears it any more: nothing of it is waited for."""
+        self.ready.clear()
+        self.channel.close()
+        for task in self._tasks:
+            task.cancel()
+        for answer in self._changes.values():
+            if not answer.done():
+                answer.set_result({"error": "the worker ended"})
+
+
+class Parent:
+    """Looks after workers until it is told to stop.
+
+    Args:
+        path: of the configuration, absolute.
+        settings: what it says.
+        listener: bound; every worker accepts on it.
+    """
+
+    def __init__(self, path: Path, settings: Settings, listener: socket.socket) -> None:
+        self._path = path
+        self._settings = settings
+        self._listener = listener
+        self._text = path.read_text(encoding="utf-8")
+        self._log: list[Message] = []  # every change, in order; a worker that starts later makes them too
+        self._workers: dict[int, Worker] = {}
+        self._ordered = asyncio.Lock()
+        self._numbers = itertools.count()
+        self._moved = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._code = 0
+
+    async def run(self, started: Callable[[], None], *, watched: bool) -> int:
+        """Start the workers, and look after them until SIGTERM or SIGINT.
+
+        Args:
+            started: is called when all of them answer.
+            watched: whether the configuration's changes are followed.
+
+        Returns:
+            The exit code.
+        """
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop, 0)
+        loop.add_signal_handler(signal.SIGINT, self._stop, 130)
+        with tempfile.TemporaryDirectory(prefix="soft-targets-") as kept:
+            environment = dict(os.environ)
+            if self._settings.server.state_dir is None:
+                environment[STATE_DIR] = kept  # what the first worker certifies, the others find there
+            count = self._settings.server.workers
+            tasks = [asyncio.create_task(self._keep_alive(0, environment))]
+            await self._until_ready(1)
+            tasks += [asyncio.create_task(self._keep_alive(place, environment)) for place in range(1, count)]
+            await self._until_ready(count)
+            if not self._stopping.is_set():
+                started()
+            watching = asyncio.create_task(self._watch()) if watched else None
+            await self._stopping.wait()
+            if watching:
+                watching.cancel()
+            await self._end(tasks)
+        return self._code
+
+    def _stop(self, code: int) -> None:
+        self._code = self._code or code
+        self._stopping.set()
+        self._moved.set()
+
+    async def _until_ready(self, count: int) -> None:
+        while not self._stopping.is_set() and self._ready < count:
+            self._moved.clear()
+            await self._moved.wait()
+
+    @property
+    def _ready(self) -> int:
+        return sum(worker.ready.is_set() for worker in self._workers.values())
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for worker in self._workers.values():
+            worker.end(signal.SIGTERM)
+        patience = self._settings.limits.drain_s + GRACE_S
+        _, left = await asyncio.wait(tasks, timeout=patience)
+        for worker in self._workers.values():
+            worker.end(signal.SIGKILL)
+        if left:
+            await asyncio.wait(left)
+
+    async def _keep_alive(self, place: int, environment: Mapping[str, str]) -> None:
+        """Have a worker in a place, again and again."""
+        pause, loop, ever = 1.0, asyncio.get_running_loop(), False
+        while not self._stopping.is_set():
+            began = loop.time()
+            code, ready = await self._live(place, environment)
+            ever = ever or ready
+            if self._stopping.is_set():
+                return
+            if not ever:
+                self._stop(code or 3)  # it has said why
+                return
+            log.error("a worker ended and is started again", place=place, code=code)
+            pause = 1.0 if loop.time() - began > SETTLED_S else min(2 * pause, LONGEST_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _live(self, place: int, environment: Mapping[str, str]) -> tuple[int, bool]:
+        """A worker's life; its exit code, and whether it was ever ready."""
+        mine, theirs = socket.socketpair()
+        fds = (self._listener.fileno(), theirs.fileno())
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service.workers", str(self._path), *map(str, fds),
+            pass_fds=fds, env=environment, start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        worker = self._workers[place] = Worker(process, await Channel.over(mine))
+        worker.channel.send("start", text=self._text)
+        try:
+            while message := await worker.channel.receive():
+                self._hear(worker, message)
+            return await process.wait(), worker.ready.is_set()
+        finally:
+            del self._workers[place]
+            worker.close()
+            self._tell()
+
+    def _hear(self, worker: Worker, message: Message) -> None:
+        match message["say"]:
+            case "loaded":
+                worker.begin(self._catch_up(worker))
+            case "ready":
+                worker.ready.set()
+                self._tell()
+            case "ask":
+                worker.begin(self._order(message["change"], worker, message["number"]))
+            case "done":
+                worker.done(message)
+
+    def _tell(self) -> None:
+        """Tell every worker how many there are."""
+        self._moved.set()
+        for worker in self._workers.values():
+            worker.channel.send("state", ready=self._ready, of=self._settings.server.workers)
+
+    async def _catch_up(self, worker: Worker) -> None:
+        """Let a worker that is loaded make all changes up to now, and answer; none comes between."""
+        async with self._ordered:
+            worker.channel.send("go", changes=self._log)
+            await worker.ready.wait()
+
+    async def _order(self, change: Message, first: Worker, asked: int) -> None:
+        """Have a change made by the worker that was asked for it, and if it can be, by all others."""
+        async with self._ordered:
+            done = await first.change(next(self._numbers), change, asked=asked)
+            if done["error"] is None and done["new"]:
+                self._log.append(change)
+                others = [one for one in self._workers.values() if one is not first and one.ready.is_set()]
+                await asyncio.gather(*(self._follow(one, change) for one in others))
+        first.channel.send("answer", number=asked, error=done["error"], new=done.get("new"))
+
+    async def _follow(self, worker: Worker, change: Message) -> None:
+        done = await worker.change(next(self._numbers), change, asked=-1)
+        if done["error"] is not None:
+            log.error("a worker did not follow a change and is started again", error=done["error"])
+            worker.end(signal.SIGTERM)
+
+    async def _watch(self) -> None:
+        known = self._settings
+        async for _ in awatch(self._path.parent, watch_filter=lambda _, changed: changed == str(self._path)):
+            try:
+                text = await asyncio.to_thread(self._path.read_text, encoding="utf-8")
+                settings = load(self._path, text)
+            except (ConfigError, OSError, UnicodeDecodeError) as exc:
+                log.warning("the configuration cannot be used; all is served as before", reason=str(exc))
+                continue
+            names = changed_ensembles(known, settings)
+            ready = [worker for worker in self._workers.values() if worker.ready.is_set()]
+            if names and ready:
+                change = {"kind": "load", "ensembles": sorted(names), "text": text}
+                await self._order(change, ready[0], -1)
+            known = settings
