@@ -103,7 +103,7 @@ def serve(
         for warning in access.warnings:
             telemetry.logger("auth").warning(warning)
         listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
-        if settings.server.workers > 1:
+        if not settings.alone:
             parent = Parent(config.resolve(), settings, listener)
             code = asyncio.run(parent.run(partial(_tell, listener), watched=reload))
             raise typer.Exit(code)

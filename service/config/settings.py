@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -24,6 +24,7 @@ from service.config.values import (
     directory,
     refuse,
     refuse_unknown,
+    whole_or,
 )
 from service.errors import ConfigError
 from service.model import nearest
@@ -37,7 +38,7 @@ class Server(Section):
     later: ClassVar = frozenset({"metrics_port", "replicated"})
     host: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
-    workers: Annotated[Whole, Field(ge=1, le=256)] = 1
+    workers: Annotated[int | Literal["auto"], whole_or("auto")] = "auto"
     state_dir: FilePath | None = None
     spread_limit: Annotated[Number, Field(gt=0)] = 1e-4
 
@@ -105,6 +106,12 @@ class Settings(BaseSettings):
     cache: Cache = Cache()
     operators: Operators = Operators()
     ensembles: Annotated[dict[Name, Ensemble], Field(min_length=1)]
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process serves; several would each keep in memory what the others keep too."""
+        workers = self.server.workers
+        return workers == 1 or (workers == "auto" and self.cache.address.scheme == "memory")
 
     @classmethod
     def settings_customise_sources(

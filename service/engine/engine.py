@@ -367,6 +367,7 @@ def _load(name: str, settings: Settings, certifier: Certifier) -> Ensemble:
         certifier,
         spread_limit=settings.server.spread_limit,
         keep=settings.cache.kept(len(config.classes)),
+        processes=1 if settings.server.workers == "auto" else settings.server.workers,
     )
     log.info(
         "ensemble loaded",

@@ -20,7 +20,7 @@ from service.keys import fingerprint, sources_digest
 from service.model import Recipe, nearest, normalise
 from service.plans.base import Pair
 from service.plans.operators import Resolved
-from service.plans.plans import Asked, Plans, Sizing
+from service.plans.plans import Asked, Plans, Sizing, processors
 from service.plans.stages import Kept
 from service.teachers.onnx import runtime
 from service.teachers.session import Deadlines
@@ -70,14 +70,22 @@ class Ensemble:
         recipes: by name, each admitted.
         put: the names of those that do not stand in the configuration.
         keep: in which precision each teacher's opinion is kept; None where it is not.
+        processes: how many share the machine's processors.
     """
 
     def __init__(
-        self, name: str, config: EnsembleConfig, certifier: Certifier, *, keep: Kept | None = None
+        self,
+        name: str,
+        config: EnsembleConfig,
+        certifier: Certifier,
+        *,
+        keep: Kept | None = None,
+        processes: int = 1,
     ) -> None:
         self.name = name
         self.config = config
         self.keep = keep
+        self.processes = processes
         self.classes = config.classes
         self.classes_digest = classes_digest(config.classes)
         self.deadlines = Deadlines(config.teacher_timeout_s)
@@ -114,6 +122,7 @@ class Ensemble:
                 None if batching.in_flight == "auto" else batching.in_flight,
                 None if batching.threads == "auto" else batching.threads,
                 config.device_memory,
+                max(1, processors() // self.processes),
             ),
             partial=config.quorum != "all",
             deadlines=self.deadlines,
@@ -134,13 +143,14 @@ class Ensemble:
         *,
         spread_limit: float,
         keep: Kept | None = None,
+        processes: int = 1,
     ) -> Self:
         """Load an ensemble, ask every teacher a few rows, certify every recipe, and choose the plans.
 
         Raises:
             ConfigError: something in it cannot be used; names the ensemble, the part and what to do.
         """
-        ensemble = cls(name, config, certifier, keep=keep)
+        ensemble = cls(name, config, certifier, keep=keep, processes=processes)
         try:
             for member in ensemble.members:
                 probe(name, ensemble.inputs, member)

@@ -59,12 +59,13 @@ class Chosen(NamedTuple):
 
 
 class Sizing(NamedTuple):
-    """How batches are run, as configured: None is found by measurement."""
+    """How batches are run, as configured: None is found by measurement, with so many processors."""
 
     max_rows: int
     in_flight: int | None
     threads: int | None
     memory: int | None
+    cores: int
 
 
 class Plans:
@@ -106,7 +107,7 @@ class Plans:
         self._partial = partial
         self._deadlines = deadlines
         self._keep = keep
-        self._pool = ThreadPoolExecutor(_cores(), thread_name_prefix=f"teachers-{name}")
+        self._pool = ThreadPoolExecutor(sizing.cores, thread_name_prefix=f"teachers-{name}")
         self._chosen: dict[Any, Chosen] = {}
         self._staged: StagedPlan | None = None
         self._no_graph: str | None = None
@@ -383,7 +384,7 @@ class Plans:
         """Find how many threads a session should have, and how many batches should run at a time."""
         candidates = [
             (threads, in_flight)
-            for threads, in_flight in _candidates(self._members[0].teacher.device.kind)
+            for threads, in_flight in _candidates(self._members[0].teacher.device.kind, self._sizing.cores)
             if self._sizing.threads in {None, threads} and self._sizing.in_flight in {None, in_flight}
         ] or [(self._sizing.threads or 1, self._sizing.in_flight or 1)]
         if len(candidates) == 1:
@@ -412,11 +413,10 @@ class Plans:
             probe_of(plan, batch, one.temperature, one.weights, one.pair)(slice(0, size))
 
 
-def _candidates(kind: str) -> list[tuple[int, int]]:
+def _candidates(kind: str, cores: int) -> list[tuple[int, int]]:
     """Threads a session and batches at a time that use the machine fully."""
     if kind == "cuda":
         return [(1, 1), (1, 2)]
-    cores = _cores()
     return sorted({(1, min(cores, MOST_IN_FLIGHT)), (cores, 1), (max(1, cores // 2), min(cores, 2))})
 
 
@@ -428,7 +428,8 @@ def _resized(rows: Mapping[str, Array], size: int) -> dict[str, Array]:
     return {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.items()}
 
 
-def _cores() -> int:
+def processors() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

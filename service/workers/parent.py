@@ -26,7 +26,7 @@ LONGEST_PAUSE_S = 30.0
 CHANGE_S = 600.0
 # What a worker that drains has beyond limits.drain_s.
 GRACE_S = 5.0
-STATE_DIR = "SOFT_TARGETS__SERVER__STATE_DIR"
+STATE_DIR, WORKERS = "SOFT_TARGETS__SERVER__STATE_DIR", "SOFT_TARGETS__SERVER__WORKERS"
 
 log = telemetry.logger("workers")
 
@@ -112,6 +112,7 @@ class Parent:
         self._workers: dict[int, Worker] = {}
         self._ordered = asyncio.Lock()
         self._numbers = itertools.count()
+        self._count, self._gpus = 0, False
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._code = 0
@@ -133,7 +134,7 @@ class Parent:
             environment = dict(os.environ)
             if self._settings.server.state_dir is None:
                 environment[STATE_DIR] = kept  # what the first worker certifies, the others find there
-            count = self._settings.server.workers
+            count = self._count = await self._counted(environment)
             tasks = [asyncio.create_task(self._keep_alive(0, environment))]
             await self._until_ready(1)
             tasks += [asyncio.create_task(self._keep_alive(place, environment)) for place in range(1, count)]
@@ -146,6 +147,18 @@ class Parent:
                 watching.cancel()
             await self._end(tasks)
         return self._code
+
+    async def _counted(self, environment: dict[str, str]) -> int:
+        """How many workers there are to be; found out by one that only measures, if nobody has said."""
+        if self._settings.server.workers != "auto":
+            return self._settings.server.workers
+        code, _ = await self._live(0, environment, measure=True)
+        if code:
+            self._stop(code)
+        count = max(1, self._count)
+        environment[WORKERS] = str(count)
+        log.info("sized by measurement", workers=count)
+        return count
 
     def _stop(self, code: int) -> None:
         self._code = self._code or code
@@ -188,17 +201,20 @@ class Parent:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _live(self, place: int, environment: Mapping[str, str]) -> tuple[int, bool]:
+    async def _live(
+        self, place: int, environment: Mapping[str, str], *, measure: bool = False
+    ) -> tuple[int, bool]:
         """A worker's life; its exit code, and whether it was ever ready."""
         mine, theirs = socket.socketpair()
+        own = {"CUDA_VISIBLE_DEVICES": str(place)} if self._gpus else {}
         fds = (self._listener.fileno(), theirs.fileno())
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service.workers", str(self._path), *map(str, fds),
-            pass_fds=fds, env=environment, start_new_session=True,
+            pass_fds=fds, env={**environment, **own}, start_new_session=True,
         )  # fmt: skip
         theirs.close()
         worker = self._workers[place] = Worker(process, await Channel.over(mine))
-        worker.channel.send("start", text=self._text)
+        worker.channel.send("start", text=self._text, measure=measure)
         try:
             while message := await worker.channel.receive():
                 self._hear(worker, message)
@@ -210,6 +226,8 @@ class Parent:
 
     def _hear(self, worker: Worker, message: Message) -> None:
         match message["say"]:
+            case "measured":
+                self._count, self._gpus = message["workers"], message["gpus"]
             case "loaded":
                 worker.begin(self._catch_up(worker))
             case "ready":
@@ -224,7 +242,7 @@ class Parent:
         """Tell every worker how many there are."""
         self._moved.set()
         for worker in self._workers.values():
-            worker.channel.send("state", ready=self._ready, of=self._settings.server.workers)
+            worker.channel.send("state", ready=self._ready, of=self._count)
 
     async def _catch_up(self, worker: Worker) -> None:
         """Let a worker that is loaded make all changes up to now, and answer; none comes between."""

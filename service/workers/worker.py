@@ -19,7 +19,9 @@ from service.config import RecipeSection, load, read_recipe
 from service.engine.changes import reload
 from service.engine.engine import Engine
 from service.errors import BadConfiguration, ServiceError
+from service.plans.plans import processors
 from service.workers.channel import Channel, Message
+from service.workers.measure import best_count
 
 log = telemetry.logger("workers")
 
@@ -149,6 +151,11 @@ async def answer(path: Path, listener: socket.socket, end: socket.socket) -> int
         settings = load(path, start["text"])
         access = open_access(settings.auth)
         engine = await asyncio.to_thread(Engine.open, settings)
+        if start["measure"]:
+            best = await asyncio.to_thread(best_count, engine, processors())
+            channel.send("measured", **best._asdict())
+            await engine.close()
+            return 0
         channel.send("loaded")
         while (message := await channel.receive()) and message["say"] != "go":
             pass  # how many workers there are is told to everyone

@@ -27,7 +27,8 @@ def test_what_one_computed_the_other_has_and_both_outlive_redis(toy, start, redi
     (tmp_path / "password").write_text("hunter2\n")
     config = toy.folder / "with_redis.yaml"
     section = f"cache: {{url: '{redis.url}', password_file: {tmp_path}/password, call_timeout_ms: 2000}}\n"
-    config.write_text(section + toy.config.read_text())
+    text = toy.config.read_text().replace("{port: 0}", "{port: 0, workers: 1}")
+    config.write_text(section + text)
     one, other = start(config), start(config)
     rows = toy.rows(20, seed=77)
     sources, targets = asked(one, rows)
