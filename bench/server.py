@@ -1,134 +1,205 @@
-"""The server against the plan in process, in one run: rows per second as ratios.
+"""The server against the bare limit: rows per second over HTTP, by what the cache has and what is sent.
 
 make bench
 
-Three small seeded nets (784 -> 10, the shape of MNIST), linear pool at T = 4. A round measures, one after the
-other: the limit (the plan called in process on ready arrays, batches of 128), the server on rows it has never
-seen, and the server on the same rows again (its cache), both as Arrow requests of 128 rows on four
-connections from another process. Medians and ranges of the ratios are printed; absolute figures
-of a shared machine mean little.
+The teachers and the limit are those of `bench/sets.py`. Requests of 128 rows in Arrow on four connections (or
+of one row on 64, `--shape b1`), from threads of this process, on the same processors. One server each for
+`off` (a cache that keeps nothing), `redis` (nothing in memory before it) and `memory`; a round measures, one
+after the other: the limit, rows without a cache, new rows with writes to Redis, the same rows from Redis, the
+same by digest, and the same from memory. Every reply is whole and from where it should be. Medians and ranges
+of the ratios are printed; absolute figures of a shared machine mean little.
 """
 
+import argparse
 import os
+import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-import httpx2
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from engine import limit_runs
+from sets import SETS, TeacherSet, rate, rows_of, written
 
-from service.config import load
-from service.engine.engine import Engine
-from service.engine.ensemble import Ensemble, Overrides
 from soft_targets import wire
 
-FEATURES, CLASSES, ROWS, SIZE, CONNECTIONS, ROUNDS = 784, 10, 8192, 128, 4, 5
+PATH = "/v1/ensembles/bench/soft-targets"
+SHAPES = {"b128": (128, 4), "b1": (1, 64)}  # rows a request, connections
+ROUND_S = 1.0
+PASSES = 8  # over rows that are kept, where one would be over in a moment
+SAYS = {"off": "miss", "cold": "miss", "redis": "hit", "digest": "hit", "memory": "hit"}
 
 
-def write_teacher(path: Path, seed: int, hidden: int) -> None:
-    """784 -> hidden -> 10 with a ReLU between, seeded."""
-    random = np.random.default_rng(seed)
-    layers = [("one", (FEATURES, hidden)), ("two", (hidden, CLASSES))]
-    tensors = [
-        numpy_helper.from_array((random.normal(size=shape) / shape[0] ** 0.5).astype(np.float32), name)
-        for name, shape in layers
-    ]
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["pixels", "one"], ["a"]),
-            helper.make_node("Relu", ["a"], ["b"]),
-            helper.make_node("MatMul", ["b", "two"], ["logits"]),
-        ],
-        "teacher",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", FEATURES])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
-        tensors,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+class Connection:
+    """A kept-alive connection of one thread, with as little around it as will do."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._socket = socket.create_connection((parts.hostname, parts.port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray(1 << 16)
+
+    def ask(self, body: bytes) -> bytes:
+        """The reply with its head; its chunks are not joined."""
+        head = f"POST {PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: {wire.ARROW}\r\n"
+        self._socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        size = 0
+        while not self._buffer.endswith(b"\r\n0\r\n\r\n", 0, size):
+            if size == len(self._buffer):
+                self._buffer.extend(bytes(size))
+            got = self._socket.recv_into(memoryview(self._buffer)[size:])
+            assert got, bytes(self._buffer[:size])
+            size += got
+        return bytes(self._buffer[:size])
+
+    def close(self) -> None:
+        self._socket.close()
 
 
-def in_process(ensemble: Ensemble, rows: np.ndarray) -> float:
-    """Rows per second of the plan, the better of one and two batches at a time."""
-    pair = ensemble.effective("default", Overrides()).pair
-    temperature = np.full(SIZE, 4, np.float32)
-    weights = np.full((3, SIZE), 1 / 3, np.float32)
-    batches = [rows[start : start + SIZE] for start in range(0, len(rows), SIZE)]
-
-    def run(batch: np.ndarray) -> None:
-        ensemble.plans.run({"pixels": batch}, temperature, weights, pair)
-
-    best = 0.0
-    for threads in (1, 2):
-        with ThreadPoolExecutor(threads) as pool:
-            began = time.perf_counter()
-            list(pool.map(run, batches))
-            best = max(best, len(rows) / (time.perf_counter() - began))
-    return best
+def dechunked(reply: bytes) -> bytes:
+    _, _, rest = reply.partition(b"\r\n\r\n")
+    pieces = []
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        if not int(size, 16):
+            return b"".join(pieces)
+        pieces.append(rest[: int(size, 16)])
+        rest = rest[int(size, 16) + 2 :]
 
 
-def over_http(client: httpx2.Client, url: str, bodies: list[bytes], source: str) -> float:
-    """Rows per second of the server; every answer must be whole and from where it is said to be."""
+def over_http(url: str, bodies: Sequence[bytes], connections: int, size: int, source: str) -> float:
+    """Rows per second; every reply is whole, and its first one's rows come from where they should."""
+    opened = [Connection(url) for _ in range(connections)]
+    first = opened[0].ask(bodies[0]) if source == "hit" else None
 
-    def ask(body: bytes) -> None:
-        reply = client.post(url, content=body, headers={"Content-Type": wire.ARROW}).raise_for_status()
-        *groups, closing = list(wire.read_reply(reply.content)[1])
-        assert closing == wire.Closing(SIZE, 0)
-        assert {one for group in groups for one in group.sources} == {source}
+    def ask(place: int) -> None:
+        for body in bodies[place::connections]:
+            reply = opened[place].ask(body)
+            assert reply.startswith(b"HTTP/1.1 200"), reply[:500]
+            assert b"complete" in reply[-1024:], reply[-200:]
 
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    with ThreadPoolExecutor(connections) as pool:
         began = time.perf_counter()
-        list(pool.map(ask, bodies))
-        return ROWS / (time.perf_counter() - began)
+        list(pool.map(ask, range(connections)))
+        found = len(bodies) * size / (time.perf_counter() - began)
+    reply = first or opened[0].ask(bodies[-1])
+    *groups, closing = wire.read_reply(dechunked(reply))[1]
+    assert closing == wire.Closing(size, 0)
+    if first:
+        assert {one for group in groups for one in group.sources} == {source}
+    for one in opened:
+        one.close()
+    return found
+
+
+@contextmanager
+def served(folder: Path, cache: str) -> Iterator[str]:
+    config = folder / f"{abs(hash(cache))}.yaml"
+    config.write_text(
+        f"server: {{port: 0, workers: 1}}\ncache: {cache}\n" + (folder / "bench.yaml").read_text()
+    )
+    command = [sys.executable, "-m", "service", "serve", str(config)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().split(" listening on ")[1].strip()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    executable = shutil.which("redis-server")
+    assert executable, "install redis-server (Debian) to measure with it"
+    path = folder / "redis.sock"
+    command = [executable, "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL)
+    while not path.exists():
+        time.sleep(0.01)
+    try:
+        yield f"unix://{path}?db=0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def bodies_of(teachers: TeacherSet, rows: np.ndarray, size: int) -> tuple[list[bytes], list[bytes]]:
+    """Requests of rows, and of their digests."""
+    spec = {"x": wire.TensorSpec("<f4", teachers.shape)}
+    whole, digests = [], []
+    for start in range(0, len(rows), size):
+        part = {"x": rows[start : start + size]}
+        ids = wire.default_row_ids(size)
+        whole.append(wire.encode_request(part, ids))
+        digests.append(wire.encode_digests(wire.row_digests(part, spec), ids))
+    return whole, digests
+
+
+def measure(name: str, shape: str, rounds: int) -> dict[str, list[float]]:
+    teachers, (size, connections) = SETS[name], SHAPES[shape]
+    ratios: dict[str, list[float]] = {kind: [] for kind in SAYS}
+    with ExitStack() as open_:
+        folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
+        written(teachers, folder)
+        url = open_.enter_context(redis(folder))
+        off = open_.enter_context(served(folder, '{url: "memory://?max_bytes=1"}'))
+        remote = open_.enter_context(served(folder, f'{{url: "{url}", l1_bytes: 0, call_timeout_ms: 5000}}'))
+        memory = open_.enter_context(served(folder, '{url: "memory://?max_bytes=2GiB"}'))
+        batches = [rows_of(teachers, 128, seed) for seed in range(4)]
+        runs = limit_runs(teachers, batches, logs=True)
+        speed = 128 * rate(runs[1][0], 8, runs[1][1])
+        count = min(128 * 64, max(2, int(ROUND_S * speed / 128)) * 128)
+        count = count if size > 1 else min(count, 2048)
+        ask = partial(over_http, connections=connections, size=size)
+        for number in range(rounds):
+            rows = rows_of(teachers, count, 1000 + number)
+            whole, digests = bodies_of(teachers, rows, size)
+            limit = max(128 * rate(run, max(2, count // 128), in_flight) for run, in_flight in runs)
+            for kind, server, bodies in (
+                ("off", off, whole),
+                ("cold", remote, whole),
+                ("redis", remote, whole * PASSES),
+                ("digest", remote, digests * PASSES),
+                ("memory", memory, whole * PASSES),
+            ):
+                if kind == "memory":
+                    ask(server, whole, source="miss")
+                if kind == "redis":
+                    time.sleep(1.0)  # what is written behind the replies
+                ratios[kind].append(ask(server, bodies, source=SAYS[kind]) / limit)
+    return ratios
+
+
+def shown(values: Sequence[float]) -> str:
+    digits = 2 if statistics.median(values) < 10 else 0  # noqa: PLR2004 - that is enough of them
+    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f} - {max(values):.{digits}f}]"
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for seed, hidden in enumerate((256, 256, 512)):
-            write_teacher(folder / f"{seed}.onnx", seed, hidden)
-        teachers = "".join(
-            f"\n      - {{name: t{i}, model: {i}.onnx, output: {{kind: logits}}}}" for i in range(3)
-        )
-        (folder / "bench.yaml").write_text(
-            "server: {port: 0}\nensembles:\n  bench:\n    classes: ["
-            + ", ".join(f'"{i}"' for i in range(CLASSES))
-            + f"]\n    teachers:{teachers}\n    recipes: {{default: {{operator: linear, temperature: 4}}}}\n"
-        )
-        command = [sys.executable, "-m", "service", "serve", str(folder / "bench.yaml")]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert server.stdout is not None
-        try:
-            base = server.stdout.readline().split(" listening on ")[1].strip()
-            measure(folder, f"{base}/v1/ensembles/bench/soft-targets")
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def measure(folder: Path, url: str) -> None:
-    engine = Engine.open(load(folder / "bench.yaml"))
-    ensemble = engine.ensemble("bench")
-    ratios: dict[str, list[float]] = {"cold": [], "hits": []}
-    with httpx2.Client(timeout=60) as client:
-        for number in range(ROUNDS):
-            rows = np.random.default_rng(number).random((ROWS, FEATURES), dtype=np.float32)
-            bodies = [
-                wire.encode_request({"pixels": rows[start : start + SIZE]}, wire.default_row_ids(SIZE))
-                for start in range(0, ROWS, SIZE)
-            ]
-            limit = in_process(ensemble, rows)
-            ratios["cold"].append(over_http(client, url, bodies, "miss") / limit)
-            ratios["hits"].append(over_http(client, url, bodies, "hit") / limit)
-    ensemble.close()
-    print(f"{os.cpu_count()} CPUs, {ROUNDS} rounds of {ROWS} rows; rows per second over the plan in process:")
-    for name, values in ratios.items():
-        print(f"  {name:5} {statistics.median(values):.2f}  [{min(values):.2f} - {max(values):.2f}]")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", default="SMV")
+    parser.add_argument("--shape", default="b128", choices=SHAPES)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked: Any = parser.parse_args()
+    print(
+        f"{os.cpu_count()} CPUs, {asked.rounds} rounds, {asked.shape}: rows per second over the merged graph"
+    )
+    print("| | cache off | new, written to Redis | from Redis | from Redis by digest | from memory |")
+    print("|---|---|---|---|---|---|")
+    for name in asked.sets:
+        ratios = measure(name, asked.shape, asked.rounds)
+        print(f"| {name} | " + " | ".join(map(shown, ratios.values())) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -150,25 +150,30 @@ def session(model: bytes, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def written(teachers: TeacherSet, folder: Path, *, device: str = "cpu") -> Path:
+    """The same teachers and their configuration, as this project serves them."""
+    for number, build in enumerate(teachers.build):
+        x = spox.argument(spox.Tensor(np.float32, ("rows", *teachers.shape)))
+        onnx.save(spox.build({"x": x}, {"logits": build(x)}), folder / f"{number}.onnx")
+    (folder / "classes.txt").write_text("\n".join(map(str, range(teachers.classes))))
+    listed = "".join(
+        f"\n      - {{name: t{number}, model: {number}.onnx, output: {{kind: logits}}, weight: {weight}}}"
+        for number, weight in enumerate(WEIGHTS)
+    )
+    path = folder / "bench.yaml"
+    path.write_text(
+        f"ensembles:\n  bench:\n    classes: {{file: classes.txt}}\n    device: {device}\n"
+        f"    teachers:{listed}\n"
+        f"    recipes: {{default: {{operator: linear, temperature: {TEMPERATURE}}}}}\n"
+    )
+    return path
+
+
 @contextmanager
 def ensemble(teachers: TeacherSet, *, device: str = "cpu") -> Iterator[Ensemble]:
-    """The same teachers as this project serves them."""
+    """The same teachers, loaded."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for number, build in enumerate(teachers.build):
-            x = spox.argument(spox.Tensor(np.float32, ("rows", *teachers.shape)))
-            onnx.save(spox.build({"x": x}, {"logits": build(x)}), folder / f"{number}.onnx")
-        (folder / "classes.txt").write_text("\n".join(map(str, range(teachers.classes))))
-        listed = "".join(
-            f"\n      - {{name: t{number}, model: {number}.onnx, output: {{kind: logits}}, weight: {weight}}}"
-            for number, weight in enumerate(WEIGHTS)
-        )
-        (folder / "bench.yaml").write_text(
-            f"ensembles:\n  bench:\n    classes: {{file: classes.txt}}\n    device: {device}\n"
-            f"    teachers:{listed}\n"
-            f"    recipes: {{default: {{operator: linear, temperature: {TEMPERATURE}}}}}\n"
-        )
-        config = load(folder / "bench.yaml").ensembles["bench"]
+        config = load(written(teachers, Path(name), device=device)).ensembles["bench"]
         opened = Ensemble.open("bench", config, Certifier(None), spread_limit=1e-3)
         try:
             yield opened
