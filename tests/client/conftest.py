@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         assert url.path == "/v1/ensembles/pets/soft-targets"
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        ids, inputs = wire.decode_request(body, SPECS, max_rows=4096)
+        ids, inputs, _ = wire.decode_request(body, SPECS, max_rows=4096)
         query = {name: values[0] for name, values in parse_qs(url.query, strict_parsing=True).items()}
         with self.server.lock:
             asked = Asked(len(self.server.asked), query, dict(self.headers), ids.to_pylist(), inputs)

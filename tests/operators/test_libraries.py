@@ -95,7 +95,9 @@ def test_torch_gradients_reach_weights_and_teachers(operator):
     assert torch.isfinite(weights.grad).all()
     assert (log_probs.grad[1, 0] == 0).all()
     inner = (log_probs[:, 1:].detach().requires_grad_(), weights[:, 1:].detach().requires_grad_())
-    assert torch.autograd.gradcheck(operator.fuse, inner)
+    # Those that iterate take half a minute otherwise: in random directions instead of all.
+    iterates = operator.name in {"wasserstein", "l2_median"}
+    assert torch.autograd.gradcheck(operator.fuse, inner, fast_mode=iterates)
 
 
 def test_a_lone_teacher_passes_its_gradient_on():
