@@ -1,5 +1,6 @@
 """Fingerprints and cache keys: what a cached value is a function of, hashed with BLAKE3."""
 
+import functools
 import json
 import platform
 from collections.abc import Iterable
@@ -38,7 +39,13 @@ def certificate_id(question: Any, code: str) -> str:
 
 def cache_key(fingerprint: str, digest: bytes) -> bytes:
     """Namespace, format version, fingerprint and row digest."""
-    return b"%s:%d:" % (NAMESPACE, FORMAT_VERSION) + bytes.fromhex(fingerprint) + digest
+    return key_prefix(fingerprint) + digest
+
+
+@functools.lru_cache(1024)
+def key_prefix(fingerprint: str) -> bytes:
+    """What all keys of a fingerprint begin with."""
+    return b"%s:%d:" % (NAMESPACE, FORMAT_VERSION) + bytes.fromhex(fingerprint)
 
 
 def digest_of(key: bytes) -> bytes:

@@ -114,7 +114,8 @@ class SoftTargets:
         await _start(send, ARROW)
         async for group in groups:
             errors = [failure and (failure.code, failure.message) for failure in group.failures]
-            ids = row_ids.take(pa.array(group.rows, pa.int64()))
+            whole = len(group.rows) == len(row_ids) and group.rows == list(range(len(row_ids)))
+            ids = row_ids if whole else row_ids.take(pa.array(group.rows, pa.int64()))
             pieces = writer.group(ids, group.sources, group.values, errors, group.missing)
             long = len(group.rows) * effective.layout.row_bytes > LONG_REPLY_BYTES
             while piece := (await asyncio.to_thread(next, pieces, b"") if long else next(pieces, b"")):

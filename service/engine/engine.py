@@ -277,6 +277,8 @@ class Engine:
         wanted = by_key(effective, digests, failures)
         if hits := await self._cached(wanted):
             yield hits
+        if not wanted:
+            return
         fused = await self._by_opinions(ensemble, effective, wanted)
         asked = self._ask(ensemble, wanted, Question(effective, inputs))
         async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
@@ -297,6 +299,8 @@ class Engine:
         wanted = by_key(effective, digests, ())
         if hits := await self._cached(wanted):
             yield hits
+        if not wanted:
+            return
         fused = await self._by_opinions(ensemble, effective, wanted)
         batcher = self._batchers[ensemble]
         joined = batcher.ask({key: wanted.pop(key) for key in tuple(wanted) if batcher.flies(key)})
@@ -328,10 +332,12 @@ class Engine:
         """The rows whose answers are kept; they are wanted no longer."""
         rows: list[int] = []
         values: list[bytes | None] = []
-        for key, value in zip(tuple(wanted), await self.cache.get_many(list(wanted)), strict=True):
+        keys = list(wanted)
+        for key, value in zip(keys, await self.cache.get_many(keys), strict=True):
             if value is not None:
-                rows += wanted[key]
-                values += [value] * len(wanted.pop(key))
+                places = wanted.pop(key)
+                rows += places
+                values += [value] * len(places)
         count = len(rows)
         return Group(rows, ["hit"] * count, values, [None] * count, [()] * count) if rows else None
 

@@ -7,7 +7,7 @@ import numpy as np
 from service.batching.batcher import Settled
 from service.engine.batches import Answer
 from service.engine.ensemble import Effective, Ensemble
-from service.keys import cache_key
+from service.keys import key_prefix
 from service.model import Array, Group, RowFailure
 
 
@@ -35,10 +35,11 @@ def non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, Row
 
 def by_key(effective: Effective, digests: Sequence[bytes], without: Container[int]) -> dict[bytes, list[int]]:
     """Cache key to where the row stands; the same row twice in a request is one row."""
+    prefix = key_prefix(effective.fingerprint)
     wanted: dict[bytes, list[int]] = {}
     for row, digest in enumerate(digests):
         if row not in without:
-            wanted.setdefault(cache_key(effective.fingerprint, digest), []).append(row)
+            wanted.setdefault(prefix + digest, []).append(row)
     return wanted
 
 
@@ -80,6 +81,9 @@ async def in_order(groups: AsyncIterator[Group], rows: int) -> AsyncIterator[Gro
     missing: list[tuple[str, ...]] = [()] * rows
     done = 0
     async for group in groups:
+        if not done and group.rows == list(range(rows)):
+            yield group  # all of them at once, as kept rows mostly come
+            return
         for row, source, value, failure, names in zip(*group, strict=True):
             sources[row], values[row], failures[row], missing[row] = source, value, failure, names
         start = done

@@ -1,5 +1,6 @@
 """Replies, the server's side: values as bytes, and groups of rows as record batches."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,10 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 _HEADER_BYTES = 4096  # of a batch: its header and the padding of its columns
 _ROW_BYTES = 24  # of a row, besides its value and texts: offsets, the source, bits of validity
 SOURCES = ("hit", "opinions", "miss", "coalesced", "absent", "error")
+
+
+PLACES = {source: place for place, source in enumerate(SOURCES)}
+_WORDS = pa.array(SOURCES)
 
 
 class Layout(NamedTuple):
@@ -106,12 +111,13 @@ class ReplyWriter:
         """
         without = [()] * len(row_ids) if missing is None else missing
         sizes = self._sizes(row_ids, errors)
-        for row, names in enumerate(without):
-            sizes[row] += sum(4 + len(name.encode()) for name in names)
+        if any(without):
+            for row, names in enumerate(without):
+                sizes[row] += sum(4 + len(name.encode()) for name in names)
         for part in cut(sizes, MAX_BATCH_BYTES - _HEADER_BYTES, max_rows=len(sizes)):
             batch = self._batch(row_ids[part], sources[part], values[part], errors[part], without[part])
             self.rows += batch.num_rows
-            self.failed += sum(error is not None for error in errors[part])
+            self.failed += len(row_ids[part]) - errors[part].count(None)
             self._writer.write_batch(batch)
             yield self._sink.take()
 
@@ -126,9 +132,10 @@ class ReplyWriter:
         """The bytes of each row."""
         sizes = np.full(len(row_ids), self._layout.row_bytes + _ROW_BYTES, dtype=np.int64)
         sizes += 8 if pa.types.is_integer(row_ids.type) else 4 + pc.binary_length(row_ids).to_numpy()
-        for row, error in enumerate(errors):
-            if error is not None:
-                sizes[row] += sum(len(text.encode()) for text in error)
+        if any(errors):
+            for row, error in enumerate(errors):
+                if error is not None:
+                    sizes[row] += sum(len(text.encode()) for text in error)
         return sizes
 
     def _empty(self) -> pa.RecordBatch:
@@ -145,15 +152,17 @@ class ReplyWriter:
         absent = np.array([value is None for value in values], dtype=bool)
         nulls = pa.array(absent) if absent.any() else None
         filler = bytes(self._layout.row_bytes)
-        log_probs, indices, tail = self._layout.unpack(b"".join(value or filler for value in values))
+        joined = b"".join(values if nulls is None else [value or filler for value in values])  # type: ignore[arg-type]
+        log_probs, indices, tail = self._layout.unpack(joined)
         columns = [
             row_ids,
             pa.DictionaryArray.from_arrays(
-                pa.array([SOURCES.index(source) for source in sources], pa.int8()), pa.array(SOURCES)
+                pa.array(np.array([PLACES[source] for source in sources], np.int8)), _WORDS
             ),
-            pa.array([error and error[0] for error in errors], pa.string()),
-            pa.array([error and error[1] for error in errors], pa.string()),
-            pa.array(list(map(list, missing)), pa.list_(pa.string())),
+            *_texts(errors),
+            pa.array(list(map(list, missing)), pa.list_(pa.string()))
+            if any(missing)
+            else _nobody(len(values)),
         ]
         for name, column in (("indices", indices), ("log_probs", log_probs), ("tail_log_mass", tail)):
             if column is None:
@@ -165,6 +174,24 @@ class ReplyWriter:
                 width = column.shape[1]
                 columns.append(pa.FixedSizeListArray.from_arrays(flat, width, mask=nulls))
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+
+def _texts(errors: Sequence[tuple[str, str] | None]) -> list[pa.Array]:
+    """The codes and the texts."""
+    if not any(errors):
+        return [_no_text(len(errors))] * 2
+    return [pa.array([error and error[place] for error in errors], pa.string()) for place in (0, 1)]
+
+
+# Most groups have no error and nobody missing, and are of few sizes.
+@functools.lru_cache(64)
+def _no_text(rows: int) -> pa.Array:
+    return pa.array([None] * rows, pa.string())
+
+
+@functools.lru_cache(64)
+def _nobody(rows: int) -> pa.Array:
+    return pa.array([[]] * rows, pa.list_(pa.string()))
 
 
 class _Sink:
