@@ -426,7 +426,7 @@ def test_a_bound_session_reuses_its_buffers_and_answers_as_run_does():
 
 
 def test_threads_and_batches_at_a_time_are_found_by_measurement(ensemble, monkeypatch):
-    monkeypatch.setattr(plans, "_cores", lambda: 4)
+    monkeypatch.setattr("service.engine.ensemble.processors", lambda: 4)
     asked = []
 
     def measured(_, in_flight):
