@@ -1,3 +1,4 @@
 from service.workers.worker import main
 
-main()
+if __name__ == "__main__":
+    main()
