@@ -112,7 +112,7 @@ def serve(
         raise _fail(str(exc), code=2) from None
     source = partial(load, config)
     _tell(listener)
-    beside = partial(watch, engine, config.resolve(), source, settings) if reload else None
+    beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     app = create_app(engine, settings, access, Alone(engine, source), beside)
     uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
 

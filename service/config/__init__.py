@@ -10,7 +10,7 @@ there yet is refused by name.
 from service.config.cache import REMOTE, Address, Cache
 from service.config.ensemble import Ensemble, Input, Output, RecipeSection, Teacher
 from service.config.fake import FakeModel
-from service.config.settings import Auth, Limits, Server, Settings, load, read_recipe
+from service.config.settings import Auth, Limits, Server, Settings, load, read_recipe, text_of
 from service.config.values import TEMPERATURES, input_name
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "input_name",
     "load",
     "read_recipe",
+    "text_of",
 ]

@@ -143,7 +143,7 @@ def load(path: Path, text: str | None = None) -> Settings:
     Raises:
         ConfigError: naming the file, the key and what to do, a line a finding.
     """
-    raw = _read(path, text)
+    raw = _read(path, text_of(path) if text is None else text)
     try:
         # Before pydantic-settings sees them: some keys it would take for options of its own.
         refuse_unknown(raw, known=Settings.model_fields.keys(), later=frozenset())
@@ -187,15 +187,25 @@ def read_recipe(name: str, data: Any) -> RecipeSection:
         raise ConfigError("; ".join(_said(error) for error in exc.errors())) from None
 
 
-def _read(path: Path, text: str | None) -> dict[Any, Any]:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _CoreSchema
+def text_of(path: Path) -> str:
+    """What is in a configuration's file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8") if text is None else text)
+        return path.read_text(encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is not UTF-8: {exc}") from None
+
+
+def _read(path: Path, text: str) -> dict[Any, Any]:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _CoreSchema
+    try:
+        raw = yaml.load(text)
     except YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -39,14 +39,16 @@ class Engine:
         inferences: how many rows teachers were asked for, by the ensemble's name.
     """
 
-    def __init__(self, ensembles: Mapping[str, Ensemble], cache: Store, settings: Settings) -> None:
+    def __init__(
+        self, ensembles: Mapping[str, Ensemble], cache: Store, settings: Settings, certifier: Certifier
+    ) -> None:
         self.cache = cache
         self.inferences = dict.fromkeys(ensembles, 0)
         limits = settings.limits
         self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=int(limits.max_bytes_in_flight))
         self._timeout_s = limits.request_timeout_s
         self._drain_s = limits.drain_s
-        self._certifier = Certifier(settings.server.state_dir)
+        self._certifier = certifier
         self._entry_points = settings.operators.entry_points
         self._changing = asyncio.Lock()
         self._batchers: dict[Ensemble, Batcher[Question, Answer]] = {}  # also of those that retire
@@ -97,7 +99,7 @@ class Engine:
             for name in settings.ensembles:
                 ensembles[name] = _load(name, settings, certifier)
                 opened.callback(ensembles[name].close)
-            engine = cls(ensembles, open_store(settings.cache), settings)
+            engine = cls(ensembles, open_store(settings.cache), settings, certifier)
             opened.pop_all()
             return engine
 
@@ -216,8 +218,7 @@ class Engine:
                     f"ensemble {ensemble.name!r} has a recipe {name!r} of other content; choose another name"
                 )
             try:
-                admitted = await asyncio.to_thread(ensemble.admit, name, section)
-                await asyncio.to_thread(ensemble.plans.plan, ensemble.asked(admitted).pair)
+                admitted = await asyncio.to_thread(ensemble.prepare, name, section)
             except (ConfigError, ValueError) as exc:
                 raise BadInput(str(exc)) from None
             ensemble.recipes[name] = admitted

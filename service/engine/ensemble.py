@@ -20,7 +20,8 @@ from service.keys import fingerprint, sources_digest
 from service.model import Recipe, nearest, normalise
 from service.plans.base import Pair
 from service.plans.operators import Resolved
-from service.plans.plans import Asked, Plans, Sizing, processors
+from service.plans.plans import Asked, Plans
+from service.plans.sizing import Sizing, processors
 from service.plans.stages import Kept
 from service.teachers.onnx import runtime
 from service.teachers.session import Deadlines
@@ -166,13 +167,24 @@ class Ensemble:
             raise
         return ensemble
 
+    def prepare(self, name: str, section: RecipeSection) -> Admitted:
+        """Certify a recipe that comes after loading, and make its plan.
+
+        Raises:
+            ConfigError: its operator is unknown, or cannot be judged.
+            OperatorRefused: with the witnesses.
+            ValueError: it does not fit the ensemble.
+        """
+        admitted = self.admit(name, section)
+        self.plans.plan(self.asked(admitted).pair)
+        return admitted
+
     def take_over(self, other: "Ensemble") -> None:
         """Serve the recipes that were put into another one, where this one can and has none of the name."""
         for name in sorted(other.put - self.recipes.keys()):
             section = other.recipes[name].section
             try:
-                admitted = self.admit(name, section)
-                self.plans.plan(self.asked(admitted).pair)
+                admitted = self.prepare(name, section)
             except (ConfigError, OperatorRefused, ValueError) as exc:
                 log.warning("recipe dropped", ensemble=self.name, recipe=name, reason=str(exc))
                 continue

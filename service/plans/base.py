@@ -54,6 +54,18 @@ class Outcome(NamedTuple):
     again: Array
     opinions: Array | None = None
 
+    def amended(self, rows: Array, part: "Outcome") -> "Outcome":
+        """With those rows as they were answered again."""
+        again, valid, finite = self.again.copy(), self.valid.copy(), self.finite.copy()
+        log_probs = self.log_probs.copy()
+        again[rows], valid[:, rows], finite[rows] = True, part.valid, part.finite
+        log_probs[rows] = part.log_probs
+        indices, tail = self.indices, self.tail_log_mass
+        if indices is not None and tail is not None:
+            indices, tail = indices.copy(), tail.copy()
+            indices[rows], tail[rows] = part.indices, part.tail_log_mass
+        return Outcome(log_probs, indices, tail, valid, finite, part.failures, again)
+
 
 class Plan(Protocol):
     """What every plan offers."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from service.model import Array
 from service.plans.alignment import Alignment
-from service.plans.stages import says_the_same
+from service.plans.stages import Symbol, opinion, says_the_same
 from service.teachers.base import Kind, Teacher
 
 
@@ -32,6 +32,10 @@ class Member(NamedTuple):
     temperature: float
     classes: tuple[str, ...]
     alignment: Alignment
+
+    def opinion(self, answer: Symbol, kept: Symbol | None) -> tuple[Symbol, Symbol]:
+        """What the teacher's answer ``[B, C_t]`` says: ``stages.opinion``."""
+        return opinion(answer, kept, kind=self.kind, temperature=self.temperature, alignment=self.alignment)
 
     def feed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
         """The ensemble's inputs under the model's names and dtypes, and for which rows they say the same."""

@@ -1,6 +1,5 @@
 """The plans of an ensemble: which of them answers a pair, and what happens when it fails."""
 
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,10 @@ from service.plans import recording
 from service.plans.base import Outcome, Pair, Plan
 from service.plans.graphs import FusedPlan, StagedPlan
 from service.plans.member import Member
+from service.plans.sizing import Sizing, fastest, resized
 from service.plans.split import SplitPlan
 from service.plans.stages import Kept, as_kept
-from service.plans.trials import AGREEMENT, disagreement, not_closed, probe_of, spread, throughput
+from service.plans.trials import AGREEMENT, disagreement, not_closed, probe_of, spread
 from service.teachers.onnx import OnnxTeacher
 from service.teachers.session import Deadlines, Session
 from service.telemetry import logger
@@ -24,7 +24,6 @@ from soft_targets.wire import TensorSpec
 
 MOST_FUSED = 2  # pairs in the configuration; each has a session with all teachers in it
 LARGEST_BYTES = 2_000_000_000  # of models in one graph, which is one message of at most 2 GB
-MOST_IN_FLIGHT = 16
 DISAGREES = "as one graph the teachers answer differently on the rows it was tried on"
 
 log = logger("plans")
@@ -56,16 +55,6 @@ class Chosen(NamedTuple):
     plan: Plan
     pair: Pair
     spread: float | None
-
-
-class Sizing(NamedTuple):
-    """How batches are run, as configured: None is found by measurement, with so many processors."""
-
-    max_rows: int
-    in_flight: int | None
-    threads: int | None
-    memory: int | None
-    cores: int
 
 
 class Plans:
@@ -207,7 +196,7 @@ class Plans:
         if plan.name == "fused" and len(rows):
             # Inside the graph nobody was left out of these rows.
             part = {name: values[rows] for name, values in inputs.items()}
-            return _merged(outcome, rows, self._again(part, temperature[rows], weights[:, rows], pair))
+            return outcome.amended(rows, self._again(part, temperature[rows], weights[:, rows], pair))
         return outcome
 
     def fuse(self, opinions: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
@@ -382,26 +371,18 @@ class Plans:
 
     def _size(self, one: Asked, make: Callable[[Pair], Plan], rows: Mapping[str, Array]) -> None:
         """Find how many threads a session should have, and how many batches should run at a time."""
-        candidates = [
-            (threads, in_flight)
-            for threads, in_flight in _candidates(self._members[0].teacher.device.kind, self._sizing.cores)
-            if self._sizing.threads in {None, threads} and self._sizing.in_flight in {None, in_flight}
-        ] or [(self._sizing.threads or 1, self._sizing.in_flight or 1)]
+        candidates = self._sizing.candidates(self._members[0].teacher.device.kind)
         if len(candidates) == 1:
             self.threads, self.in_flight = candidates[0]
             return
-        batch = _resized(rows, self._sizing.max_rows)
+        batch = resized(rows, self._sizing.max_rows)
         runs = []
         for threads, _ in candidates:
             self.threads, self._staged = threads, None
             probe = probe_of(self._made(one, make, rows), batch, one.temperature, one.weights, one.pair)
             runs.append(lambda probe=probe: probe(slice(0, self._sizing.max_rows)))
             runs[-1]()
-        speed = [0.0] * len(candidates)
-        for _ in range(2):  # the better of two rounds, interleaved: other work may come between
-            for place, (_, in_flight) in enumerate(candidates):
-                speed[place] = max(speed[place], throughput(runs[place], in_flight))
-        self.threads, self.in_flight = candidates[int(np.argmax(speed))]
+        self.threads, self.in_flight = fastest(candidates, runs)
         self._staged = None
         log.info("sized by measurement", where=self._where, threads=self.threads, in_flight=self.in_flight)
 
@@ -409,38 +390,9 @@ class Plans:
         """Run the batch sizes that will occur, so that the first request does not wait for it."""
         sizes = [2**power for power in range(self._sizing.max_rows.bit_length())]
         for size in sorted({*sizes, self._sizing.max_rows}):
-            batch = _resized(rows, size)
+            batch = resized(rows, size)
             probe_of(plan, batch, one.temperature, one.weights, one.pair)(slice(0, size))
-
-
-def _candidates(kind: str, cores: int) -> list[tuple[int, int]]:
-    """Threads a session and batches at a time that use the machine fully."""
-    if kind == "cuda":
-        return [(1, 1), (1, 2)]
-    return sorted({(1, min(cores, MOST_IN_FLIGHT)), (cores, 1), (max(1, cores // 2), min(cores, 2))})
 
 
 def _count(rows: Mapping[str, Array]) -> int:
     return len(next(iter(rows.values())))
-
-
-def _resized(rows: Mapping[str, Array], size: int) -> dict[str, Array]:
-    return {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.items()}
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _merged(outcome: Outcome, rows: Array, part: Outcome) -> Outcome:
-    """An outcome in which some rows were answered again."""
-    again, valid, finite = outcome.again.copy(), outcome.valid.copy(), outcome.finite.copy()
-    log_probs = outcome.log_probs.copy()
-    again[rows], valid[:, rows], finite[rows] = True, part.valid, part.finite
-    log_probs[rows] = part.log_probs
-    indices, tail = outcome.indices, outcome.tail_log_mass
-    if indices is not None and tail is not None:
-        indices, tail = indices.copy(), tail.copy()
-        indices[rows], tail[rows] = part.indices, part.tail_log_mass
-    return Outcome(log_probs, indices, tail, valid, finite, part.failures, again)

@@ -23,7 +23,6 @@ from service.plans.stages import (
     LOG_SMALLEST,
     NEGATIVE_TOLERANCE,
     SUM_TOLERANCE,
-    opinion,
     says_the_same,
 )
 from service.teachers.onnx import OnnxTeacher
@@ -112,14 +111,8 @@ def teachers(sources: Sequence[Source], inputs: Mapping[str, TensorSpec]) -> byt
         given = _arguments(inputs)
         opinions, valid = [], []
         for one in sources:
-            member, (fed, kept) = one.member, _fed(one, given)
-            log_probs, sound = opinion(
-                _answer(one, fed),
-                kept,
-                kind=member.kind,
-                temperature=member.temperature,
-                alignment=member.alignment,
-            )
+            fed, kept = _fed(one, given)
+            log_probs, sound = one.member.opinion(_answer(one, fed), kept)
             opinions.append(log_probs)
             valid.append(sound)
         named = {inputs_of(name): var for name, var in given.items()}
@@ -230,13 +223,7 @@ def _softened(one: Source, given: Mapping[str, Var], temperature: Symbol) -> tup
     member = one.member
     fed, sound = _fed(one, given)
     if member.alignment.drops or member.alignment.merges:
-        log_probs, valid = opinion(
-            _answer(one, fed),
-            sound,
-            kind=member.kind,
-            temperature=member.temperature,
-            alignment=member.alignment,
-        )
+        log_probs, valid = member.opinion(_answer(one, fed), sound)
         return primitives.log_softmax(log_probs / temperature[:, None]), valid
     divisor = (temperature * member.temperature)[:, None]
     sums = None

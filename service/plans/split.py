@@ -11,7 +11,7 @@ from service.errors import TeacherFailure, TeacherOverrun
 from service.model import Array
 from service.plans.base import Outcome, Pair, survivors
 from service.plans.member import Member
-from service.plans.stages import enter, finish, opinion
+from service.plans.stages import enter, finish
 
 # A teacher that overran is not waited for again before this time has passed.
 SILENT_S = 30.0
@@ -129,7 +129,4 @@ def ask(member: Member, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
         raise TeacherFailure(
             f"teacher {name!r} answered {answer.shape[1]} classes, not {width}", teacher=name
         )
-    log_probs, valid = opinion(
-        answer, kept, kind=member.kind, temperature=member.temperature, alignment=member.alignment
-    )
-    return log_probs, valid
+    return member.opinion(answer, kept)

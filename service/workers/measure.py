@@ -1,23 +1,18 @@
 """How many workers a machine is best served by."""
 
 import math
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from service.api import bodies
 from service.engine.binding import probe_rows
 from service.engine.engine import Engine
-from service.engine.ensemble import Ensemble, Overrides
-from service.keys import cache_key
-from service.model import Array
-from service.plans.trials import throughput
+from service.engine.ensemble import Effective, Ensemble, Overrides
+from service.engine.groups import by_key
+from service.plans.sizing import resized
+from service.plans.trials import probe_of, throughput
 from soft_targets.wire import ARROW, ReplyWriter, default_row_ids, encode_request, row_digests
 
-MEASURE_S = 0.3
 GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -49,42 +44,23 @@ def best_count(engine: Engine, cores: int) -> Best:
 
 def _best(ensemble: Ensemble, cores: int) -> int:
     size = ensemble.config.batching.max_rows
-    inputs = {
-        name: np.resize(values, (size, *values.shape[1:]))
-        for name, values in probe_rows(ensemble.inputs).items()
-    }
+    inputs = resized(probe_rows(ensemble.inputs), size)
     effective = ensemble.effective(next(iter(ensemble.recipes)), Overrides())
-    question = (
-        np.full(size, effective.recipe.temperature, np.float32),
-        np.repeat(np.array(effective.recipe.weights, np.float32)[:, None], size, axis=1),
-        effective.pair,
-    )
-    plan = 1 / (size * throughput(lambda: ensemble.plans.run(inputs, *question), ensemble.plans.in_flight))
-    loop = _seconds(lambda: _exchange(ensemble, effective.fingerprint, inputs)) / size
-    most = cores / (loop + cores * plan)
-    return math.ceil(most * loop)
+    recipe, plan = effective.recipe, ensemble.plans.plan(effective.pair)
+    probe = probe_of(plan, inputs, recipe.temperature, recipe.weights, effective.pair)
+    body = encode_request(inputs, default_row_ids(size))
+    of_plan = 1 / (size * throughput(lambda: probe(slice(0, size)), ensemble.plans.in_flight))
+    of_loop = 1 / (size * throughput(lambda: _exchange(ensemble, effective, body, size), 1))
+    return math.ceil(cores / (of_loop + cores * of_plan) * of_loop)
 
 
-def _exchange(ensemble: Ensemble, fingerprint: str, inputs: Mapping[str, Array]) -> None:
+def _exchange(ensemble: Ensemble, effective: Effective, body: bytes, rows: int) -> None:
     """What an event loop does for a request beside waiting."""
-    rows = len(next(iter(inputs.values())))
-    body = encode_request(inputs, default_row_ids(rows))
     asked = bodies.read(body, ARROW, ensemble, max_rows=rows)
     assert asked.inputs is not None
-    for digest in row_digests(asked.inputs, ensemble.inputs):
-        cache_key(fingerprint, digest)
-    layout = ensemble.recipes[next(iter(ensemble.recipes))].recipe.layout(len(ensemble.classes))
-    writer = ReplyWriter(layout, row_id_type=asked.row_ids.type, metadata={})
-    values = [bytes(layout.row_bytes)] * rows
+    by_key(effective, row_digests(asked.inputs, ensemble.inputs), ())
+    writer = ReplyWriter(effective.layout, row_id_type=asked.row_ids.type, metadata={})
+    values = [bytes(effective.layout.row_bytes)] * rows
     for _ in writer.group(asked.row_ids, ["miss"] * rows, values, [None] * rows):
         pass
     writer.close()
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    run()
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() < began + MEASURE_S:
-        run()
-        done += 1
-    return (time.perf_counter() - began) / max(1, done)

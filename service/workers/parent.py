@@ -11,11 +11,9 @@ import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 
-from watchfiles import awatch
-
 from service import telemetry
-from service.config import Settings, load
-from service.engine.watching import changed_ensembles
+from service.config import Settings, load, text_of
+from service.engine.watching import watch
 from service.errors import ConfigError
 from service.workers.channel import Channel, Message
 
@@ -107,7 +105,7 @@ class Parent:
         self._path = path
         self._settings = settings
         self._listener = listener
-        self._text = path.read_text(encoding="utf-8")
+        self._text = text_of(path)
         self._log: list[Message] = []  # every change, in order; a worker that starts later makes them too
         self._workers: dict[int, Worker] = {}
         self._ordered = asyncio.Lock()
@@ -234,7 +232,7 @@ class Parent:
                 worker.ready.set()
                 self._tell()
             case "ask":
-                worker.begin(self._order(message["change"], worker, message["number"]))
+                worker.begin(self._answer(message["change"], worker, message["number"]))
             case "done":
                 worker.done(message)
 
@@ -250,15 +248,19 @@ class Parent:
             worker.channel.send("go", changes=self._log)
             await worker.ready.wait()
 
-    async def _order(self, change: Message, first: Worker, asked: int) -> None:
-        """Have a change made by the worker that was asked for it, and if it can be, by all others."""
+    async def _answer(self, change: Message, asking: Worker, asked: int) -> None:
+        done = await self._order(change, asking, asked)
+        asking.channel.send("answer", number=asked, error=done["error"], new=done.get("new"))
+
+    async def _order(self, change: Message, first: Worker, asked: int = -1) -> Message:
+        """Have a change made by one worker, and if it can be, by all others; what the first one said."""
         async with self._ordered:
             done = await first.change(next(self._numbers), change, asked=asked)
             if done["error"] is None and done["new"]:
                 self._log.append(change)
                 others = [one for one in self._workers.values() if one is not first and one.ready.is_set()]
                 await asyncio.gather(*(self._follow(one, change) for one in others))
-        first.channel.send("answer", number=asked, error=done["error"], new=done.get("new"))
+        return done
 
     async def _follow(self, worker: Worker, change: Message) -> None:
         done = await worker.change(next(self._numbers), change, asked=-1)
@@ -267,17 +269,20 @@ class Parent:
             worker.end(signal.SIGTERM)
 
     async def _watch(self) -> None:
-        known = self._settings
-        async for _ in awatch(self._path.parent, watch_filter=lambda _, changed: changed == str(self._path)):
-            try:
-                text = await asyncio.to_thread(self._path.read_text, encoding="utf-8")
-                settings = load(self._path, text)
-            except (ConfigError, OSError, UnicodeDecodeError) as exc:
-                log.warning("the configuration cannot be used; all is served as before", reason=str(exc))
-                continue
-            names = changed_ensembles(known, settings)
+        text = self._text
+
+        def source() -> Settings:
+            nonlocal text
+            text = text_of(self._path)
+            return load(self._path, text)
+
+        async def reload(_: Settings, names: set[str]) -> None:
+            await self._until_ready(1)
             ready = [worker for worker in self._workers.values() if worker.ready.is_set()]
-            if names and ready:
-                change = {"kind": "load", "ensembles": sorted(names), "text": text}
-                await self._order(change, ready[0], -1)
-            known = settings
+            if not names or not ready:  # none while it stops
+                return
+            done = await self._order({"kind": "load", "ensembles": sorted(names), "text": text}, ready[0])
+            if done["error"] is not None:
+                raise ConfigError(done["error"])
+
+        await watch(self._path, source, self._settings, reload)

@@ -15,11 +15,11 @@ from service import telemetry
 from service.api.app import create_app
 from service.api.serving import config_of
 from service.auth import open_access
-from service.config import RecipeSection, load, read_recipe
+from service.config import RecipeSection, load, read_recipe, text_of
 from service.engine.changes import reload
 from service.engine.engine import Engine
-from service.errors import BadConfiguration, ServiceError
-from service.plans.plans import processors
+from service.errors import BadConfiguration, ConfigError, ServiceError
+from service.plans.sizing import processors
 from service.workers.channel import Channel, Message
 from service.workers.measure import best_count
 
@@ -59,9 +59,9 @@ class Shared:
     async def reload(self, ensemble: str) -> None:
         """As of ``Changes``."""
         try:
-            text = await asyncio.to_thread(self._path.read_text, encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise BadConfiguration(f"{self._path}: cannot be read: {exc}; all is served as before") from None
+            text = await asyncio.to_thread(text_of, self._path)
+        except ConfigError as exc:
+            raise BadConfiguration(f"{exc}; all is served as before") from None
         await self._ask({"kind": "reload", "ensembles": [ensemble], "text": text})
 
     async def _ask(self, change: Message) -> bool:

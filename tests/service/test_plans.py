@@ -433,7 +433,7 @@ def test_threads_and_batches_at_a_time_are_found_by_measurement(ensemble, monkey
         asked.append(in_flight)
         return {4: 1.0, 2: 3.0, 1: 2.0}[in_flight]
 
-    monkeypatch.setattr(plans, "throughput", measured)
+    monkeypatch.setattr("service.plans.sizing.throughput", measured)
     monkeypatch.setitem(globals(), "YAML", YAML.replace(", threads: 1, in_flight: 2", ""))
     found = ensemble()
     assert sorted(set(asked)) == [1, 2, 4]
