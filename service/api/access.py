@@ -51,7 +51,13 @@ class Guard:
         self._app = app
         self._access = access
         # Only what differs from the rule is looked for, by the router's own matching.
-        self._others = [(_route(line), scope) for line, scope in table.items() if scope is not READ]
+        self._others: dict[str, list[tuple[Route, auth.Scope | None]]] = {}
+        for line, needed in table.items():
+            if needed is not READ:
+                method, path = line.split(" ")
+                route = Route(path, endpoint=Guard, methods=[method])
+                for one in route.methods or ():
+                    self._others.setdefault(one, []).append((route, needed))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with 401 or 403."""
@@ -67,13 +73,8 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _needed(self, request: Scope) -> auth.Scope | None:
-        found = (scope for route, scope in self._others if route.matches(request)[0] is Match.FULL)
-        return next(found, READ)
-
-
-def _route(line: str) -> Route:
-    method, path = line.split(" ")
-    return Route(path, endpoint=Guard, methods=[method])
+        others = self._others.get(request["method"], ())
+        return next((scope for route, scope in others if route.matches(request)[0] is Match.FULL), READ)
 
 
 def presented(headers: Headers) -> set[bytes]:

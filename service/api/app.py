@@ -75,10 +75,11 @@ def create_app(
     guarantees.install(app, engine, limits)
     reloads.install(app, engine, limits, changes)
     # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests.
-    app.router.routes.append(
+    app.router.routes.insert(
+        0,
         Route(
             openapi.SOFT_TARGETS_PATH, SoftTargets(engine, limits), methods=["POST"], include_in_schema=False
-        )
+        ),
     )
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app

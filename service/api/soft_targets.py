@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 
 import pyarrow as pa
@@ -141,22 +141,27 @@ def _encode(ensemble: Ensemble, effective: Effective, row_ids: pa.Array, groups:
     return to_json(bodies.reply(ensemble, effective, row_ids.to_pylist(), groups))
 
 
-async def _while_listening(receive: Receive, work: Coroutine[None, None, None]) -> None:
+async def _while_listening(receive: Receive, work: Awaitable[None]) -> None:
     """Do the work as long as the client is there: nobody computes for one who hung up."""
+    at_work = True
 
-    async def gone() -> None:
+    async def listen() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        if at_work:
+            until.reschedule(0)
 
-    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    listening = asyncio.create_task(listen())
     try:
-        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
+        async with asyncio.timeout(None) as until:
+            await work
+            at_work = False
+    except TimeoutError:
+        if not until.expired():
+            raise
     finally:
-        working.cancel()
+        at_work = False
         listening.cancel()
-        await asyncio.gather(working, listening, return_exceptions=True)
 
 
 async def _start(send: Send, content_type: str) -> None:

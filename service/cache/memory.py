@@ -34,6 +34,8 @@ class MemoryCache:
 
     def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values, in the order of the keys; None where there is none."""
+        if not self._entries:
+            return [None for _ in keys]
         now = self._clock()
         get, to_end = self._entries.get, self._entries.move_to_end
         found: list[bytes | None] = []
@@ -49,6 +51,8 @@ class MemoryCache:
 
     def set_many(self, items: Mapping[bytes, bytes]) -> None:
         """Keep the values; one larger than the whole cache is not kept, one already there stays as it is."""
+        if not self._max_bytes:
+            return
         entries = self._entries
         now = self._clock()
         expires = now + self._ttl_s

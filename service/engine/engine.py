@@ -13,7 +13,7 @@ from service.cache import Store, open_store
 from service.config import RecipeSection, Settings
 from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
-from service.engine.groups import absent_rows, by_key, failed, non_finite, of_settled, size_bytes
+from service.engine.groups import absent_rows, failed, keys_of, non_finite, of_settled, parted, size_bytes
 from service.engine.hosting import Hosted
 from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json, digest_of
@@ -249,7 +249,8 @@ class Engine:
             BadInput: a row holds NaN or infinity.
             TeacherFailure: a teacher failed.
         """
-        for row, failure in non_finite(ensemble, inputs).items():
+        everyone = range(len(next(iter(inputs.values()))))
+        for row, failure in non_finite(ensemble, inputs, everyone).items():
             raise BadInput(f"row {row}: {failure.message}")
         return await asyncio.to_thread(examine, ensemble, effective, inputs, labels)
 
@@ -267,17 +268,22 @@ class Engine:
             inputs: ensemble input to array ``[B, ...]``, cast.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        failures = non_finite(ensemble, inputs)
-        if failures:
-            yield failed(failures)
         size = sum(size_bytes(values) for values in inputs.values())
         if size > LONG_HASH_BYTES:
             digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
         else:
             digests = row_digests(inputs, ensemble.inputs)
-        wanted = by_key(effective, digests, failures)
-        if hits := await self._cached(wanted):
+        keys = keys_of(effective, digests)
+        hits, wanted = parted(keys, await self.cache.get_many(keys))
+        if hits:
             yield hits
+        if not wanted:
+            return
+        # Among rows that are kept there is none.
+        waiting = sorted(row for rows in wanted.values() for row in rows)
+        if failures := non_finite(ensemble, inputs, waiting):
+            yield failed(failures)
+            wanted = {key: rows for key, rows in wanted.items() if rows[0] not in failures}
         if not wanted:
             return
         fused = await self._by_opinions(ensemble, effective, wanted)
@@ -297,8 +303,9 @@ class Engine:
             digests: of the rows, as ``soft_targets.wire.row_digests`` makes them.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        wanted = by_key(effective, digests, ())
-        if hits := await self._cached(wanted):
+        keys = keys_of(effective, digests)
+        hits, wanted = parted(keys, await self.cache.get_many(keys))
+        if hits:
             yield hits
         if not wanted:
             return
@@ -328,19 +335,6 @@ class Engine:
         }
         fused = {key: wanted.pop(key) for key in keys if wanted[key][0] in opinions}
         return self._ask(ensemble, fused, Question(effective, None, opinions))
-
-    async def _cached(self, wanted: dict[bytes, list[int]]) -> Group | None:
-        """The rows whose answers are kept; they are wanted no longer."""
-        rows: list[int] = []
-        values: list[bytes | None] = []
-        keys = list(wanted)
-        for key, value in zip(keys, await self.cache.get_many(keys), strict=True):
-            if value is not None:
-                places = wanted.pop(key)
-                rows += places
-                values += [value] * len(places)
-        count = len(rows)
-        return Group(rows, ["hit"] * count, values, [None] * count, [()] * count) if rows else None
 
     async def _settled(
         self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None

@@ -293,6 +293,7 @@ class Ensemble:
         return {
             "format": FORMAT,
             "classes": self.classes,
+            "allow_nan": sorted(self.allow_nan),
             "teachers": [
                 {
                     "digest": member.teacher.digest,

@@ -1,6 +1,6 @@
 """Groups of a request's rows: those that cannot be asked, those that are absent, and all of them in order."""
 
-from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,16 +16,20 @@ def size_bytes(values: Array) -> int:
     return sum(map(len, values)) if values.dtype == object else values.nbytes
 
 
-def non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, RowFailure]:
-    """The rows that hold NaN or infinity where the input does not allow it."""
+def non_finite(ensemble: Ensemble, inputs: Mapping[str, Array], rows: Sequence[int]) -> dict[int, RowFailure]:
+    """Those of the rows, in their order, that hold NaN or infinity where the input does not allow it."""
     failures: dict[int, RowFailure] = {}
     for name, values in inputs.items():
         if values.dtype.kind != "f" or name in ensemble.allow_nan:
             continue
-        finite = np.isfinite(values).reshape(len(values), -1)
-        for row in np.flatnonzero(~finite.all(axis=1)):
-            where = np.unravel_index(int(np.argmin(finite[row])), values.shape[1:]) if values.ndim > 1 else ()
-            failures[int(row)] = RowFailure(
+        asked = values if len(rows) == len(values) else values[rows]
+        finite = np.isfinite(asked).reshape(len(rows), -1)
+        for place in np.flatnonzero(~finite.all(axis=1)):
+            row = rows[int(place)]
+            where = (
+                np.unravel_index(int(np.argmin(finite[place])), values.shape[1:]) if values.ndim > 1 else ()
+            )
+            failures[row] = RowFailure(
                 "non_finite_input",
                 f"input {name!r} is {values[row][where]} at {[int(i) for i in where]}; send finite values, "
                 "or set allow_nan for the input",
@@ -33,14 +37,31 @@ def non_finite(ensemble: Ensemble, inputs: Mapping[str, Array]) -> dict[int, Row
     return failures
 
 
-def by_key(effective: Effective, digests: Sequence[bytes], without: Container[int]) -> dict[bytes, list[int]]:
-    """Cache key to where the row stands; the same row twice in a request is one row."""
+def keys_of(effective: Effective, digests: Sequence[bytes]) -> list[bytes]:
+    """The cache keys of rows."""
     prefix = key_prefix(effective.fingerprint)
+    return [prefix + digest for digest in digests]
+
+
+def parted(
+    keys: Sequence[bytes], values: Sequence[bytes | None]
+) -> tuple[Group | None, dict[bytes, list[int]]]:
+    """The rows that are kept, and where the others stand by their keys: the same row twice is one row."""
+    if None not in values:
+        return _hits(list(range(len(values))), values), {}
     wanted: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(digests):
-        if row not in without:
-            wanted.setdefault(prefix + digest, []).append(row)
-    return wanted
+    kept: list[int] = []
+    for row, value in enumerate(values):
+        if value is None:
+            wanted.setdefault(keys[row], []).append(row)
+        else:
+            kept.append(row)
+    return _hits(kept, [values[row] for row in kept]) if kept else None, wanted
+
+
+def _hits(rows: list[int], values: Sequence[bytes | None]) -> Group:
+    count = len(rows)
+    return Group(rows, ["hit"] * count, list(values), [None] * count, [()] * count)
 
 
 def failed(failures: Mapping[int, RowFailure]) -> Group:

@@ -8,7 +8,7 @@ from service.api import bodies
 from service.engine.binding import probe_rows
 from service.engine.engine import Engine
 from service.engine.ensemble import Effective, Ensemble, Overrides
-from service.engine.groups import by_key
+from service.engine.groups import keys_of, parted
 from service.plans.sizing import resized
 from service.plans.trials import probe_of, throughput
 from soft_targets.wire import ARROW, ReplyWriter, default_row_ids, encode_request, row_digests
@@ -58,7 +58,8 @@ def _exchange(ensemble: Ensemble, effective: Effective, body: bytes, rows: int) 
     """What an event loop does for a request beside waiting."""
     asked = bodies.read(body, ARROW, ensemble, max_rows=rows)
     assert asked.inputs is not None
-    by_key(effective, row_digests(asked.inputs, ensemble.inputs), ())
+    keys = keys_of(effective, row_digests(asked.inputs, ensemble.inputs))
+    parted(keys, [None] * len(keys))
     writer = ReplyWriter(effective.layout, row_id_type=asked.row_ids.type, metadata={})
     values = [bytes(effective.layout.row_bytes)] * rows
     for _ in writer.group(asked.row_ids, ["miss"] * rows, values, [None] * rows):

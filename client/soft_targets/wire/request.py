@@ -1,5 +1,6 @@
 """Requests: rows and their ids as an Arrow IPC stream, a column per input."""
 
+import functools
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,11 +10,12 @@ import pyarrow as pa
 
 from soft_targets.errors import InputError, TooManyBytes, TooManyRows
 from soft_targets.wire.rows import Array, TensorSpec, cast, check_names
-from soft_targets.wire.sizes import batch_sizes
+from soft_targets.wire.sizes import batch_size
 
 MAX_BYTES = 256 * 1024 * 1024
 RESERVED = ("row_id", "digest")  # columns of the format itself, so that no input can have their names
 DIGEST = pa.binary(32)
+SCHEMA_BYTES = 1 << 14  # larger ones are not kept
 
 
 class Request(NamedTuple):
@@ -43,7 +45,7 @@ def row_id_array(row_ids: Any) -> pa.Array:
     """
     try:
         array = row_ids if isinstance(row_ids, pa.Array) else _row_ids(row_ids)
-        if pa.types.is_integer(array.type):
+        if pa.types.is_integer(array.type) and array.type != pa.uint64():
             array = array.cast(pa.uint64())
         elif pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
             array = array.cast(pa.string())
@@ -53,6 +55,10 @@ def row_id_array(row_ids: Any) -> pa.Array:
         raise InputError(
             f"row ids must be all non-negative integers or all text, not {array.type} with nulls"
         )
+    if pa.types.is_uint64(array.type):
+        values = array.to_numpy()
+        if (values[1:] > values[:-1]).all():
+            return array
     counts = array.value_counts()
     if len(counts) != len(array):
         twice = [entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1]
@@ -120,24 +126,60 @@ def decode_request(
         TooManyBytes: it holds more than ``max_bytes`` bytes.
     """
     try:
-        with pa.ipc.open_stream(body) as reader:
-            _check_columns(reader.schema, specs)
-            _check_size(body, max_rows, max_bytes)
-            batches = [batch for batch in reader if batch.num_rows]
-            for batch in batches:
-                batch.validate(full=True)
-            table = pa.Table.from_batches(batches, reader.schema)
+        batches = _batches(body, specs, max_rows, max_bytes)
     except (pa.ArrowException, OSError, UnicodeDecodeError, struct.error) as exc:
         raise InputError(f"the body is not a readable Arrow IPC stream: {exc}") from None
     if not batches:
         return Request(default_row_ids(0), {}, None)
-    has_ids = "row_id" in table.schema.names
-    row_ids = row_id_array(_combine(table["row_id"])) if has_ids else default_row_ids(len(table))
-    if "digest" in table.schema.names:
-        if table["digest"].null_count:
-            raise InputError("a digest is null; every row must be named by one")
-        return Request(row_ids, None, table["digest"].to_pylist())
-    return Request(row_ids, {name: _column(table[name], spec, name) for name, spec in specs.items()}, None)
+    columns = _combined(batches)
+    if "row_id" in columns:
+        row_ids = row_id_array(columns["row_id"])
+    else:
+        row_ids = default_row_ids(sum(batch.num_rows for batch in batches))
+    if "digest" in columns:
+        return Request(row_ids, None, _digests(columns["digest"]))
+    return Request(row_ids, {name: _values(columns[name], spec, name) for name, spec in specs.items()}, None)
+
+
+def _batches(
+    body: bytes, specs: Mapping[str, TensorSpec], max_rows: int, max_bytes: int
+) -> list[pa.RecordBatch]:
+    """The record batches that hold rows."""
+    messages = list(pa.ipc.MessageReader.open_stream(body))
+    if not messages:
+        raise pa.ArrowInvalid("it is empty")
+    first = messages.pop(0).serialize().to_pybytes()
+    read = _read_schema if len(first) <= SCHEMA_BYTES else _read_schema.__wrapped__
+    schema = read(first, tuple(specs.items()))
+    sizes = [batch_size(message) for message in messages]
+    if sum(size.rows for size in sizes) > max_rows:
+        raise TooManyRows(f"more than {max_rows} rows in one request; split them")
+    if sum(size.bytes for size in sizes) > max_bytes:
+        raise TooManyBytes(f"more than {max_bytes} bytes of rows in one request; split them")
+    batches = [
+        pa.ipc.read_record_batch(message, schema)
+        for message, size in zip(messages, sizes, strict=True)
+        if size.rows
+    ]
+    for batch in batches:
+        batch.validate(full=True)
+    return batches
+
+
+@functools.lru_cache(128)
+def _read_schema(message: bytes, specs: tuple[tuple[str, TensorSpec], ...]) -> pa.Schema:
+    """A client's requests all begin with the same schema."""
+    schema = pa.ipc.read_schema(pa.py_buffer(message))
+    _check_columns(schema, dict(specs))
+    return schema
+
+
+def _combined(batches: Sequence[pa.RecordBatch]) -> dict[str, pa.Array]:
+    """The columns of all batches, each in one piece."""
+    if len(batches) == 1:
+        return dict(zip(batches[0].schema.names, batches[0].columns, strict=True))
+    table = pa.Table.from_batches(batches)
+    return {name: _combine(table[name]) for name in table.schema.names}
 
 
 def _check_columns(schema: pa.Schema, specs: Mapping[str, TensorSpec]) -> None:
@@ -183,24 +225,20 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _check_size(body: bytes, max_rows: int, max_bytes: int) -> None:
-    rows = size = 0
-    for batch in batch_sizes(body):
-        rows += batch.rows
-        size += batch.bytes
-        if rows > max_rows:
-            raise TooManyRows(f"more than {max_rows} rows in one request; split them")
-        if size > max_bytes:
-            raise TooManyBytes(f"more than {max_bytes} bytes of rows in one request; split them")
-
-
 def _combine(column: pa.ChunkedArray) -> pa.Array:
     combined = column.combine_chunks()
     return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
 
 
-def _column(column: pa.ChunkedArray, spec: TensorSpec, name: str) -> Array:
-    array = _combine(column)
+def _digests(column: pa.Array) -> list[bytes]:
+    if column.null_count:
+        raise InputError("a digest is null; every row must be named by one")
+    size = DIGEST.byte_width
+    return np.frombuffer(column.buffers()[1], f"V{size}", len(column), column.offset * size).tolist()  # type: ignore[no-any-return]
+
+
+def _values(column: pa.Array, spec: TensorSpec, name: str) -> Array:
+    array = column
     if isinstance(array.type, pa.FixedShapeTensorType):
         array = array.storage  # the tensor itself counts whole rows as null only, and reads others as numbers
     while pa.types.is_fixed_size_list(array.type) and not array.null_count:

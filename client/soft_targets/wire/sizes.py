@@ -6,7 +6,6 @@ few fields that are needed are read here, by the layout of Arrow's ``Message.fbs
 """
 
 import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -21,33 +20,28 @@ class Size(NamedTuple):
     bytes: int
 
 
-def batch_sizes(body: bytes) -> Iterator[Size]:
-    """The size of every record batch of an Arrow IPC stream.
+def batch_size(message: pa.ipc.Message) -> Size:
+    """The size of a record batch of an Arrow IPC stream.
 
     Raises:
-        pa.ArrowException, OSError, struct.error: it cannot be read, or holds more than record batches.
+        pa.ArrowInvalid, struct.error: it cannot be read, or is none.
     """
-    for number, message in enumerate(pa.ipc.MessageReader.open_stream(body)):
-        if message.type == "record batch":
-            yield _batch_size(memoryview(message.metadata), memoryview(message.body))
-        elif number:
-            raise pa.ArrowInvalid(f"a {message.type} stands where only record batches are read")
-
-
-def _batch_size(header: memoryview, body: memoryview) -> Size:
+    if message.type != "record batch":
+        raise pa.ArrowInvalid(f"a {message.type} stands where only record batches are read")
+    header, body = memoryview(message.metadata), memoryview(message.body)
     place = _field(header, _follow(header, 0), _HEADER)
     if place is None:
         raise pa.ArrowInvalid("a record batch has no header")
     batch = _follow(header, place)
     rows, buffers = _field(header, batch, _ROWS), _field(header, batch, _BUFFERS)
     compressed = _field(header, batch, _COMPRESSION) is not None
-    size = 0
-    if buffers is not None:
-        vector = _follow(header, buffers)
-        for entry in range(*_entries(header, vector)):
-            offset, length = _count(header, entry), _count(header, entry + 8)
-            size += _inflated(body, offset, length) if compressed else length
-    return Size(0 if rows is None else _count(header, rows), size)
+    places = _pairs(header, _follow(header, buffers)) if buffers is not None else ()
+    if any(number < 0 for number in places):
+        raise pa.ArrowInvalid("a buffer begins or ends before the batch does")
+    lengths = places[1::2]
+    if compressed:
+        lengths = tuple(_inflated(body, *place) for place in zip(places[::2], lengths, strict=True))
+    return Size(0 if rows is None else _count(header, rows), sum(lengths))
 
 
 def _inflated(body: memoryview, offset: int, length: int) -> int:
@@ -81,6 +75,9 @@ def _field(data: memoryview, table: int, number: int) -> int | None:
     return table + offset if offset else None
 
 
-def _entries(data: memoryview, vector: int) -> tuple[int, int, int]:
-    """Begin, end and step of a vector of pairs of 8-byte integers."""
-    return vector + 4, vector + 4 + 16 * _read("<I", data, vector), 16
+def _pairs(data: memoryview, vector: int) -> tuple[int, ...]:
+    """A vector of pairs of 8-byte integers."""
+    count = _read("<I", data, vector)
+    if count > len(data) // 16:
+        raise pa.ArrowInvalid(f"a vector of {count} pairs is longer than what holds it")
+    return struct.unpack_from(f"<{2 * count}q", data, vector + 4)

@@ -1,4 +1,8 @@
-"""Replies, the server's side: values as bytes, and groups of rows as record batches."""
+"""Replies, the server's side: values as bytes, and groups of rows as record batches.
+
+A value is kept as the bytes that are sent. Rows with nothing amiss are therefore laid between bytes that
+depend on nothing but their number, which pyarrow writes once; all others it writes itself.
+"""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +23,7 @@ SOURCES = ("hit", "opinions", "miss", "coalesced", "absent", "error")
 
 PLACES = {source: place for place, source in enumerate(SOURCES)}
 _WORDS = pa.array(SOURCES)
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow IPC stream
 
 
 class Layout(NamedTuple):
@@ -76,19 +81,8 @@ class ReplyWriter:
 
     def __init__(self, layout: Layout, *, row_id_type: pa.DataType, metadata: Mapping[str, str]) -> None:
         self._layout = layout
-        self._schema = pa.schema(
-            [
-                pa.field("row_id", row_id_type, nullable=False),
-                pa.field("source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
-                pa.field("error_code", pa.string()),
-                pa.field("error", pa.string()),
-                pa.field("missing_teachers", pa.list_(pa.string()), nullable=False),
-                *layout.fields(),
-            ],
-            metadata={f"soft_targets.{key}": value for key, value in metadata.items()},
-        )
-        self._sink = _Sink()
-        self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), self._schema)
+        self._row_id_type = row_id_type
+        self._opening = _opening(layout, row_id_type, tuple(metadata.items()))
         self.rows = 0
         self.failed = 0
 
@@ -109,109 +103,170 @@ class ReplyWriter:
             errors: n of (code, message), or None.
             missing: n lists of the teachers that a row had to do without; None where none had.
         """
-        without = [()] * len(row_ids) if missing is None else missing
-        sizes = self._sizes(row_ids, errors)
-        if any(without):
-            for row, names in enumerate(without):
-                sizes[row] += sum(4 + len(name.encode()) for name in names)
-        for part in cut(sizes, MAX_BATCH_BYTES - _HEADER_BYTES, max_rows=len(sizes)):
-            batch = self._batch(row_ids[part], sources[part], values[part], errors[part], without[part])
-            self.rows += batch.num_rows
-            self.failed += len(row_ids[part]) - errors[part].count(None)
-            self._writer.write_batch(batch)
-            yield self._sink.take()
+        without = missing if missing is not None and any(missing) else None
+        plain = without is None and None not in values and pa.types.is_uint64(row_ids.type)
+        for part in self._parts(row_ids, errors, without, plain=plain):
+            ids, words, texts = row_ids[part], sources[part], errors[part]
+            if plain:
+                message = _joined(self._layout, ids, words, values[part])  # type: ignore[arg-type]
+            else:
+                batch = _batch(self._layout, ids, words, values[part], texts, without and without[part])
+                message = [batch.serialize()]
+            self.rows += len(ids)
+            self.failed += len(ids) - texts.count(None)
+            yield b"".join([self._opened(), *message])
 
     def close(self) -> bytes:
         """The closing batch, which tells a whole stream from a cut one."""
-        closing = {"rows": str(self.rows), "failed": str(self.failed), "complete": "true"}
-        self._writer.write_batch(self._empty(), closing)
-        self._writer.close()
-        return self._sink.take()
+        return self._opened() + _closing(self._layout, self._row_id_type, self.rows, self.failed)
 
-    def _sizes(self, row_ids: pa.Array, errors: Sequence[tuple[str, str] | None]) -> Array:
+    def _opened(self) -> bytes:
+        """What comes before the first message."""
+        opening, self._opening = self._opening, b""
+        return opening
+
+    def _parts(
+        self,
+        row_ids: pa.Array,
+        errors: Sequence[tuple[str, str] | None],
+        missing: Sequence[Sequence[str]] | None,
+        *,
+        plain: bool,
+    ) -> Iterator[slice]:
+        """The rows of each batch."""
+        budget, rows = MAX_BATCH_BYTES - _HEADER_BYTES, len(row_ids)
+        if not plain:
+            yield from cut(self._sizes(row_ids, errors, missing), budget, max_rows=rows)
+            return
+        step = max(1, budget // (self._layout.row_bytes + _ROW_BYTES + 8))
+        for start in range(0, rows, step):
+            yield slice(start, start + step)
+
+    def _sizes(
+        self,
+        row_ids: pa.Array,
+        errors: Sequence[tuple[str, str] | None],
+        missing: Sequence[Sequence[str]] | None,
+    ) -> Array:
         """The bytes of each row."""
         sizes = np.full(len(row_ids), self._layout.row_bytes + _ROW_BYTES, dtype=np.int64)
         sizes += 8 if pa.types.is_integer(row_ids.type) else 4 + pc.binary_length(row_ids).to_numpy()
+        for row, names in enumerate(missing or ()):
+            sizes[row] += sum(4 + len(name.encode()) for name in names)
         if any(errors):
             for row, error in enumerate(errors):
                 if error is not None:
                     sizes[row] += sum(len(text.encode()) for text in error)
         return sizes
 
-    def _empty(self) -> pa.RecordBatch:
-        return self._batch(pa.array([], self._schema.field("row_id").type), [], [], [], [])
 
-    def _batch(
-        self,
-        row_ids: pa.Array,
-        sources: Sequence[str],
-        values: Sequence[bytes | None],
-        errors: Sequence[tuple[str, str] | None],
-        missing: Sequence[Sequence[str]],
-    ) -> pa.RecordBatch:
-        absent = np.array([value is None for value in values], dtype=bool)
-        nulls = pa.array(absent) if absent.any() else None
-        filler = bytes(self._layout.row_bytes)
-        joined = b"".join(values if nulls is None else [value or filler for value in values])  # type: ignore[arg-type]
-        log_probs, indices, tail = self._layout.unpack(joined)
-        columns = [
-            row_ids,
-            pa.DictionaryArray.from_arrays(
-                pa.array(np.array([PLACES[source] for source in sources], np.int8)), _WORDS
-            ),
-            *_texts(errors),
-            pa.array(list(map(list, missing)), pa.list_(pa.string()))
-            if any(missing)
-            else _nobody(len(values)),
+def _joined(
+    layout: Layout, row_ids: pa.Array, sources: Sequence[str], values: Sequence[bytes]
+) -> list[bytes]:
+    """The message of ``_batch`` for rows with integer ids and nothing amiss, in pieces."""
+    rows = len(values)
+    before, between = _frame(layout, rows)
+    words = bytes([PLACES[source] for source in sources])
+    pieces = [before, row_ids.to_numpy().tobytes(), words, bytes(-rows % 8), between]
+    if layout.top_k is None:
+        return [*pieces, *values, bytes(-rows * layout.row_bytes % 8)]
+    for column in _columns(layout, b"".join(values)):
+        pieces += [column.tobytes(), bytes(-column.nbytes % 8)]
+    return pieces
+
+
+@functools.lru_cache(256)
+def _frame(layout: Layout, rows: int) -> tuple[bytes, bytes]:
+    """What stands before the ids, and between the sources and the first value."""
+    ids = pa.array(np.zeros(rows, np.uint64))
+    batch = _batch(layout, ids, ["hit"] * rows, [bytes(layout.row_bytes)] * rows, [None] * rows, None)
+    message = batch.serialize().to_pybytes()
+    body = len(message) - pa.ipc.read_message(message).body.size
+    values = (4 * layout.classes,) if layout.top_k is None else (4 * layout.top_k, 4 * layout.top_k, 4)
+    end = len(message) - sum(_padded(rows * size) for size in values)
+    return message[:body], message[body + 8 * rows + _padded(rows) : end]
+
+
+def _padded(size: int) -> int:
+    """A buffer of that size with its padding."""
+    return size + -size % 8
+
+
+@functools.lru_cache(64)
+def _opening(layout: Layout, row_id_type: pa.DataType, metadata: tuple[tuple[str, str], ...]) -> bytes:
+    """The schema, and the dictionary of the sources."""
+    schema = _schema(layout, row_id_type).with_metadata(
+        {f"soft_targets.{key}": value for key, value in metadata}
+    )
+    _, words, *_ = _messages(schema, layout, None)
+    return b"".join([schema.serialize().to_pybytes(), words])
+
+
+@functools.lru_cache(256)
+def _closing(layout: Layout, row_id_type: pa.DataType, rows: int, failed: int) -> bytes:
+    """The empty batch with what it says, and the end of the stream."""
+    said = {"rows": str(rows), "failed": str(failed), "complete": "true"}
+    *_, message = _messages(_schema(layout, row_id_type), layout, said)
+    return message + END
+
+
+def _messages(schema: pa.Schema, layout: Layout, said: Mapping[str, str] | None) -> list[bytes]:
+    """A stream of one empty batch: its schema, its dictionary and the batch."""
+    sink = pa.BufferOutputStream()
+    nothing = _batch(layout, pa.array([], schema.field("row_id").type), [], [], [], None)
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(nothing.replace_schema_metadata(schema.metadata), said)
+    return [one.serialize().to_pybytes() for one in pa.ipc.MessageReader.open_stream(sink.getvalue())]
+
+
+@functools.lru_cache(64)
+def _schema(layout: Layout, row_id_type: pa.DataType) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("row_id", row_id_type, nullable=False),
+            pa.field("source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+            pa.field("error_code", pa.string()),
+            pa.field("error", pa.string()),
+            pa.field("missing_teachers", pa.list_(pa.string()), nullable=False),
+            *layout.fields(),
         ]
-        for name, column in (("indices", indices), ("log_probs", log_probs), ("tail_log_mass", tail)):
-            if column is None:
-                continue
-            flat = pa.array(np.ascontiguousarray(column).reshape(-1))
-            if name == "tail_log_mass":
-                columns.append(pa.array(tail, mask=absent))
-            else:
-                width = column.shape[1]
-                columns.append(pa.FixedSizeListArray.from_arrays(flat, width, mask=nulls))
-        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+    )
+
+
+def _batch(  # noqa: PLR0917 - the columns
+    layout: Layout,
+    row_ids: pa.Array,
+    sources: Sequence[str],
+    values: Sequence[bytes | None],
+    errors: Sequence[tuple[str, str] | None],
+    missing: Sequence[Sequence[str]] | None,
+) -> pa.RecordBatch:
+    absent = np.array([value is None for value in values], dtype=bool)
+    nulls = pa.array(absent) if absent.any() else None
+    filler = bytes(layout.row_bytes)
+    columns = [
+        row_ids,
+        pa.DictionaryArray.from_arrays(
+            pa.array(np.array([PLACES[source] for source in sources], np.int8)), _WORDS
+        ),
+        *_texts(errors),
+        pa.array(list(map(list, missing or [()] * len(values))), pa.list_(pa.string())),
+    ]
+    for column in _columns(layout, b"".join([value or filler for value in values])):
+        flat = pa.array(column.reshape(-1))
+        if column.ndim == 1:
+            columns.append(pa.array(column, mask=absent))
+        else:
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, column.shape[1], mask=nulls))
+    return pa.RecordBatch.from_arrays(columns, schema=_schema(layout, row_ids.type))
+
+
+def _columns(layout: Layout, data: bytes) -> list[Array]:
+    """Joined values in the order of the layout's fields, each of them contiguous."""
+    log_probs, indices, tail = layout.unpack(data)
+    return [np.ascontiguousarray(one) for one in (indices, log_probs, tail) if one is not None]
 
 
 def _texts(errors: Sequence[tuple[str, str] | None]) -> list[pa.Array]:
     """The codes and the texts."""
-    if not any(errors):
-        return [_no_text(len(errors))] * 2
     return [pa.array([error and error[place] for error in errors], pa.string()) for place in (0, 1)]
-
-
-# Most groups have no error and nobody missing, and are of few sizes.
-@functools.lru_cache(64)
-def _no_text(rows: int) -> pa.Array:
-    return pa.array([None] * rows, pa.string())
-
-
-@functools.lru_cache(64)
-def _nobody(rows: int) -> pa.Array:
-    return pa.array([[]] * rows, pa.list_(pa.string()))
-
-
-class _Sink:
-    """A file that hands over what was written to it, piece by piece."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def take(self) -> bytes:
-        pieces, self._pieces = self._pieces, []
-        return b"".join(pieces)
