@@ -12,6 +12,7 @@ of the ratios are printed; absolute figures of a shared machine mean little.
 
 import argparse
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -37,6 +38,7 @@ PATH = "/v1/ensembles/bench/soft-targets"
 SHAPES = {"b128": (128, 4), "b1": (1, 64)}  # rows a request, connections
 ROUND_S = 1.0
 PASSES = 8  # over rows that are kept, where one would be over in a moment
+LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 SAYS = {"off": "miss", "cold": "miss", "redis": "hit", "digest": "hit", "memory": "hit"}
 
 
@@ -50,11 +52,11 @@ class Connection:
         self._buffer = bytearray(1 << 16)
 
     def ask(self, body: bytes) -> bytes:
-        """The reply with its head; its chunks are not joined."""
+        """The reply with its head; its chunks, if it has any, are not joined."""
         head = f"POST {PATH} HTTP/1.1\r\nHost: bench\r\nContent-Type: {wire.ARROW}\r\n"
         self._socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         size = 0
-        while not self._buffer.endswith(b"\r\n0\r\n\r\n", 0, size):
+        while not self._whole(size):
             if size == len(self._buffer):
                 self._buffer.extend(bytes(size))
             got = self._socket.recv_into(memoryview(self._buffer)[size:])
@@ -62,12 +64,24 @@ class Connection:
             size += got
         return bytes(self._buffer[:size])
 
+    def _whole(self, size: int) -> bool:
+        """Whether that many bytes in the buffer are a reply."""
+        end = self._buffer.find(b"\r\n\r\n", 0, size)
+        if end < 0:
+            return False
+        said = LENGTH.search(self._buffer, 0, end)
+        if said is None:
+            return self._buffer.endswith(b"\r\n0\r\n\r\n", 0, size)
+        return size == end + 4 + int(said[1])
+
     def close(self) -> None:
         self._socket.close()
 
 
-def dechunked(reply: bytes) -> bytes:
-    _, _, rest = reply.partition(b"\r\n\r\n")
+def body_of(reply: bytes) -> bytes:
+    head, _, rest = reply.partition(b"\r\n\r\n")
+    if LENGTH.search(head):
+        return rest
     pieces = []
     while True:
         size, _, rest = rest.partition(b"\r\n")
@@ -93,7 +107,7 @@ def over_http(url: str, bodies: Sequence[bytes], connections: int, size: int, so
         list(pool.map(ask, range(connections)))
         found = len(bodies) * size / (time.perf_counter() - began)
     reply = first or opened[0].ask(bodies[-1])
-    *groups, closing = wire.read_reply(dechunked(reply))[1]
+    *groups, closing = wire.read_reply(body_of(reply))[1]
     assert closing == wire.Closing(size, 0)
     if first:
         assert {one for group in groups for one in group.sources} == {source}

@@ -22,6 +22,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks where a request comes from
         timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
         timeout_graceful_shutdown=math.ceil(settings.limits.drain_s),
     )

@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 from pydantic_core import to_json
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.api import bodies, media, query
 from service.batching.intake import Load
@@ -16,9 +16,8 @@ from service.config import Limits
 from service.engine.engine import Engine
 from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import in_order
-from service.keys import canonical_json
 from service.model import Group
-from soft_targets.wire import ARROW, FORMAT, ReplyWriter, Request
+from soft_targets.wire import ARROW, ReplyWriter, Request
 
 # Reading this much out of a body takes about a millisecond: above it, it leaves the event loop.
 LONG_BODY_BYTES = 1 << 18
@@ -91,50 +90,35 @@ class SoftTargets:
         async with contextlib.aclosing(answer) as found:
             groups = in_order(found, len(row_ids)) if order == "input" else found
             if media_type == ARROW:
-                await self._stream(send, ensemble, effective, row_ids, groups)
+                await self._stream(send, effective, row_ids, groups)
                 return
             finished = [group async for group in groups]
         size = len(row_ids) * effective.layout.row_bytes
         encode = partial(_encode, ensemble, effective, row_ids, finished)
         body = await asyncio.to_thread(encode) if size > LONG_REPLY_BYTES else encode()
-        await _start(send, media.JSON)
-        await send({"type": "http.response.body", "body": body})
+        await _send_whole(send, media.JSON, body)
 
     async def _stream(
-        self,
-        send: Send,
-        ensemble: Ensemble,
-        effective: Effective,
-        row_ids: pa.Array,
-        groups: AsyncIterator[Group],
+        self, send: Send, effective: Effective, row_ids: pa.Array, groups: AsyncIterator[Group]
     ) -> None:
-        writer = ReplyWriter(
-            effective.layout, row_id_type=row_ids.type, metadata=_metadata(ensemble, effective)
-        )
-        await _start(send, ARROW)
+        writer = ReplyWriter(effective.layout, row_id_type=row_ids.type, metadata=effective.metadata)
+        everyone = list(range(len(row_ids)))
+        started = False
         async for group in groups:
             errors = [failure and (failure.code, failure.message) for failure in group.failures]
-            whole = len(group.rows) == len(row_ids) and group.rows == list(range(len(row_ids)))
+            whole = group.rows == everyone
             ids = row_ids if whole else row_ids.take(pa.array(group.rows, pa.int64()))
             pieces = writer.group(ids, group.sources, group.values, errors, group.missing)
             long = len(group.rows) * effective.layout.row_bytes > LONG_REPLY_BYTES
+            if whole and not long:
+                await _send_whole(send, ARROW, b"".join([*pieces, writer.close()]))
+                return
+            if not started:
+                await send(_start(ARROW))
+                started = True
             while piece := (await asyncio.to_thread(next, pieces, b"") if long else next(pieces, b"")):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": writer.close()})
-
-
-def _metadata(ensemble: Ensemble, effective: Effective) -> dict[str, str]:
-    return {
-        "format": FORMAT,
-        "ensemble": ensemble.name,
-        "recipe": effective.name,
-        "fingerprint": effective.fingerprint,
-        "temperature": repr(effective.recipe.temperature),
-        "operator": canonical_json(effective.recipe.operator.as_dict()).decode(),
-        "certificate": effective.certificate.id,
-        "violations": ",".join(effective.certificate.violations),
-        "classes_digest": ensemble.classes_digest,
-    }
 
 
 def _encode(ensemble: Ensemble, effective: Effective, row_ids: pa.Array, groups: list[Group]) -> bytes:
@@ -164,11 +148,14 @@ async def _while_listening(receive: Receive, work: Awaitable[None]) -> None:
         listening.cancel()
 
 
-async def _start(send: Send, content_type: str) -> None:
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [(b"content-type", content_type.encode())],
-        }
-    )
+async def _send_whole(send: Send, content_type: str, body: bytes) -> None:
+    await send(_start(content_type, (b"content-length", b"%d" % len(body))))
+    await send({"type": "http.response.body", "body": body})
+
+
+def _start(content_type: str, *headers: tuple[bytes, bytes]) -> Message:
+    return {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(b"content-type", content_type.encode()), *headers],
+    }

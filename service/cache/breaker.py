@@ -1,8 +1,8 @@
 """A cache that is left alone while it does not answer, so that nobody waits for it in vain."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from service.cache.base import Cache
 from service.errors import CacheRefused, CacheTimeout, CacheUnavailable
@@ -11,6 +11,9 @@ from service.telemetry import logger
 
 # It is asked for this key to see whether it answers again; nothing is kept there.
 PROBE = NAMESPACE + b":probe"
+
+G = TypeVar("G")
+T = TypeVar("T")
 
 log = logger("cache")
 
@@ -54,8 +57,7 @@ class Breaker:
         Raises:
             CacheUnavailable: it does not answer, or is left alone.
         """
-        async with self._call():
-            return await self._cache.get_many(keys)
+        return await self._call(self._cache.get_many, keys)
 
     async def set_many(self, items: Mapping[bytes, bytes]) -> None:
         """As of the cache.
@@ -63,8 +65,7 @@ class Breaker:
         Raises:
             CacheUnavailable: it does not answer, keeps nothing new, or is left alone.
         """
-        async with self._call():
-            await self._cache.set_many(items)
+        await self._call(self._cache.set_many, items)
 
     async def delete_many(self, keys: Sequence[bytes]) -> None:
         """As of the cache.
@@ -72,8 +73,7 @@ class Breaker:
         Raises:
             CacheUnavailable: it does not answer, keeps nothing new, or is left alone.
         """
-        async with self._call():
-            await self._cache.delete_many(keys)
+        await self._call(self._cache.delete_many, keys)
 
     async def close(self) -> None:
         """Stop asking, and close the cache."""
@@ -82,18 +82,18 @@ class Breaker:
             await asyncio.wait({self._probing})
         await self._cache.close()
 
-    @asynccontextmanager
-    async def _call(self) -> AsyncIterator[None]:
+    async def _call(self, ask: Callable[[G], Awaitable[T]], given: G) -> T:
         if self._failures >= self._most:
             raise CacheUnavailable(self.reason)
         try:
-            yield
+            answer = await ask(given)
         except CacheRefused:
             raise
         except CacheUnavailable as exc:
             self._failed(exc)
             raise
         self._answered()
+        return answer
 
     def _failed(self, error: CacheUnavailable) -> None:
         self._failures = self._most if isinstance(error, CacheTimeout) else self._failures + 1

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from cachetools import LRUCache
@@ -16,7 +17,7 @@ from service.engine.binding import agree_inputs, member_of, open_teacher, probe,
 from service.engine.health import Health
 from service.engine.recipes import Admitted, admit
 from service.errors import BadQuery, BadWeights, ConfigError, OperatorRefused, UnknownRecipe
-from service.keys import fingerprint, sources_digest
+from service.keys import canonical_json, fingerprint, sources_digest
 from service.model import Recipe, nearest, normalise
 from service.plans.base import Pair
 from service.plans.operators import Resolved
@@ -49,6 +50,7 @@ class Effective(NamedTuple):
         layout: how its targets are laid out.
         fingerprint: what the targets are a function of, besides the input.
         certificate: of the operator.
+        metadata: what a reply says of itself.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Effective(NamedTuple):
     layout: Layout
     fingerprint: str
     certificate: Certificate
+    metadata: Mapping[str, str]
 
 
 class Ensemble:
@@ -253,14 +256,27 @@ class Ensemble:
         return recipe
 
     def _effective(self, name: str, recipe: Recipe, admitted: Admitted) -> Effective:
-        pair = self._pair(recipe, admitted.resolved)
+        pair, certificate = self._pair(recipe, admitted.resolved), admitted.certificate
+        known = fingerprint(self._question(recipe, admitted.resolved.identity, self.plans.name_of(pair)))
+        metadata = {
+            "format": FORMAT,
+            "ensemble": self.name,
+            "recipe": name,
+            "fingerprint": known,
+            "temperature": repr(recipe.temperature),
+            "operator": canonical_json(recipe.operator.as_dict()).decode(),
+            "certificate": certificate.id,
+            "violations": ",".join(certificate.violations),
+            "classes_digest": self.classes_digest,
+        }
         return Effective(
             name,
             recipe,
             pair,
             recipe.layout(len(self.classes)),
-            fingerprint(self._question(recipe, admitted.resolved.identity, self.plans.name_of(pair))),
-            admitted.certificate,
+            known,
+            certificate,
+            MappingProxyType(metadata),
         )
 
     def _pair(self, recipe: Recipe, resolved: Resolved) -> Pair:
