@@ -217,7 +217,8 @@ class Ensemble(Section):
                 f"{where}classes unknown to the ensemble: {_some(foreign)}{hint}; rename with "
                 "{theirs: ours}, or drop with {theirs: null}"
             )
-        lacking = [name for name in self.classes if name not in {ours for _, ours in pairs}]
+        told = {ours for _, ours in pairs}
+        lacking = [name for name in self.classes if name not in told]
         if lacking and teacher.missing is None:
             raise refuse(
                 f"{where}lacks the ensemble's classes {_some(lacking)}; name which outputs they are, or "

@@ -123,6 +123,12 @@ def test_classes_from_a_file(read, tmp_path):
     assert "none.txt" in refused(read, ("[a, b]", "{file: none.txt}"))
 
 
+def test_tens_of_thousands_of_classes_are_read(read, tmp_path):
+    (tmp_path / "classes.txt").write_text("".join(f"class {number}\n" for number in range(32_000)))
+    settings = read(MINIMAL, ("classes: [a, b]", "classes: {file: classes.txt}"))
+    assert len(settings.ensembles["toy"].classes) == 32_000
+
+
 def test_the_environment_overrides_the_file(read, monkeypatch):
     monkeypatch.setenv("SOFT_TARGETS__SERVER__PORT", "9000")
     monkeypatch.setenv("SOFT_TARGETS__LIMITS__MAX_BODY_BYTES", "2MiB")
