@@ -127,10 +127,10 @@ def over_http(url: str, bodies: Sequence[bytes], connections: int, size: int, so
 
 
 @contextmanager
-def served(folder: Path, cache: str) -> Iterator[str]:
+def served(folder: Path, cache: str, workers: int = 1) -> Iterator[str]:
     config = folder / f"{abs(hash(cache))}.yaml"
     config.write_text(
-        f"server: {{port: 0, workers: 1}}\ncache: {cache}\n" + (folder / "bench.yaml").read_text()
+        f"server: {{port: 0, workers: {workers}}}\ncache: {cache}\n" + (folder / "bench.yaml").read_text()
     )
     command = [sys.executable, "-m", "service", "serve", str(config)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -170,15 +170,16 @@ def bodies_of(teachers: TeacherSet, rows: np.ndarray, size: int) -> tuple[list[b
     return whole, digests
 
 
-def measure(name: str, shape: str, rounds: int) -> dict[str, list[float]]:
+def measure(name: str, shape: str, rounds: int, workers: int) -> dict[str, list[float]]:
     teachers, (size, connections) = SETS[name], SHAPES[shape]
     ratios: dict[str, list[float]] = {kind: [] for kind in SAYS}
     with ExitStack() as open_:
         folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
         written(teachers, folder)
         url = open_.enter_context(redis(folder))
-        off = open_.enter_context(served(folder, '{url: "memory://?max_bytes=1"}'))
-        remote = open_.enter_context(served(folder, f'{{url: "{url}", l1_bytes: 0, call_timeout_ms: 5000}}'))
+        off = open_.enter_context(served(folder, '{url: "memory://?max_bytes=1"}', workers))
+        behind = f'{{url: "{url}", l1_bytes: 0, call_timeout_ms: 5000}}'
+        remote = open_.enter_context(served(folder, behind, workers))
         memory = open_.enter_context(served(folder, '{url: "memory://?max_bytes=2GiB"}'))
         batches = [rows_of(teachers, 128, seed) for seed in range(4)]
         runs = limit_runs(teachers, batches, logs=True)
@@ -215,14 +216,16 @@ def main() -> None:
     parser.add_argument("--sets", default="SMV")
     parser.add_argument("--shape", default="b128", choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1, help="of the servers that do not keep in memory")
     asked: Any = parser.parse_args()
     print(
-        f"{os.cpu_count()} CPUs, {asked.rounds} rounds, {asked.shape}: rows per second over the merged graph"
+        f"{os.cpu_count()} CPUs, {asked.rounds} rounds, {asked.shape}, {asked.workers} workers: "
+        "rows per second over the merged graph"
     )
     print("| | cache off | new, written to Redis | from Redis | from Redis by digest | from memory |")
     print("|---|---|---|---|---|---|")
     for name in asked.sets:
-        ratios = measure(name, asked.shape, asked.rounds)
+        ratios = measure(name, asked.shape, asked.rounds, asked.workers)
         print(f"| {name} | " + " | ".join(map(shown, ratios.values())) + " |", flush=True)
 
 
