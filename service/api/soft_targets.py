@@ -19,8 +19,9 @@ from service.engine.groups import in_order
 from service.model import Group
 from soft_targets.wire import ARROW, ReplyWriter, Request
 
-# Reading this much out of a body takes about a millisecond: above it, it leaves the event loop.
-LONG_BODY_BYTES = 1 << 18
+# Reading this much out of a body takes about a millisecond: above it, it leaves the event loop. Not below:
+# while the loop is busy, getting back to it takes as long (docs/performance.md).
+LONG_BODY_BYTES = {ARROW: 1 << 21, media.JSON: 1 << 18}
 # Likewise for writing this much into a reply.
 LONG_REPLY_BYTES = 1 << 18
 
@@ -57,7 +58,7 @@ class SoftTargets:
         except bodies.ClientGone:
             return
         most = self._limits.max_rows_per_request
-        if len(body) > LONG_BODY_BYTES:
+        if len(body) > LONG_BODY_BYTES[body_media]:
             rows = await asyncio.to_thread(bodies.read, body, body_media, ensemble, max_rows=most)
         else:
             rows = bodies.read(body, body_media, ensemble, max_rows=most)

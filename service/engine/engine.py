@@ -23,7 +23,7 @@ from service.telemetry import logger
 from soft_targets.wire import row_digests
 
 # Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
-LONG_HASH_BYTES = 1 << 20
+LONG_HASH_BYTES = 1 << 21
 
 log = logger("engine")
 
