@@ -1,3 +1,4 @@
+import contextlib
 import io
 from pathlib import Path
 
@@ -1008,3 +1009,23 @@ def test_a_layout_unpacks_what_it_packed():
     np.testing.assert_array_equal(log_probs, DENSE[:, :2])
     np.testing.assert_array_equal(indices, np.arange(6).reshape(3, 2))
     np.testing.assert_array_equal(tail, [-1, -np.inf, -2])
+
+
+@pytest.mark.parametrize(
+    ("classes", "top_k", "rows"), [(3, None, 1), (3, None, 5), (7, 2, 3), (100, None, 128)]
+)
+def test_a_reply_is_the_bytes_that_pyarrow_writes(classes, top_k, rows):
+    layout = Layout(classes, top_k)
+    values = [bytes(layout.row_bytes)] * rows
+    ids = pa.array(np.arange(rows, dtype=np.uint64) + 7)
+    sources = [wire.SOURCES[row % 4] for row in range(rows)]
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
+    kept = [*writer.group(ids, sources, values, [None] * rows)]
+    failed = [*writer.group(ids[:1], ["error"], [None], [ERROR])]
+    body = b"".join([*kept, *failed, writer.close()])
+    with pa.ipc.open_stream(body) as reader:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, reader.schema) as again, contextlib.suppress(StopIteration):
+            while True:
+                again.write_batch(*reader.read_next_batch_with_custom_metadata())
+    assert sink.getvalue().to_pybytes() == body
