@@ -129,6 +129,22 @@ async def test_permuted_batches_hit_every_time(opened):
     await engine.close()
 
 
+async def test_eight_who_ask_for_the_same_rows_at_once_cost_one_inference_each(opened):
+    engine, rows = opened(), rows_of(30)
+    orders = [np.random.default_rng(seed).permutation(30) for seed in range(8)]
+    all_found = await asyncio.gather(*(answers(engine, rows[order]) for order in orders))
+    assert engine.batchers["toy"].rows == engine.inferences["toy"] == 30
+    values = [
+        {row: found[place][1] for place, row in enumerate(order)}
+        for found, order in zip(all_found, orders, strict=True)
+    ]
+    assert all(one == values[0] for one in values)
+    sources = [source for found in all_found for source, *_ in found.values()]
+    assert sources.count("miss") == 30
+    assert set(sources) <= {"miss", "coalesced", "hit"}
+    await engine.close()
+
+
 async def recalled(engine, digests):
     """Row to (source, value); each row must come exactly once."""
     toy = engine.ensemble("toy")
