@@ -56,19 +56,21 @@ async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -
     return b"".join(chunks)
 
 
-def read(body: bytes, media: str, ensemble: Ensemble, *, max_rows: int) -> wire.Request:
+def read(
+    body: bytes, media: str, ensemble: Ensemble, *, max_rows: int, max_bytes: int = wire.MAX_BYTES
+) -> wire.Request:
     """Rows, or their digests, and their ids out of a body.
 
     Raises:
         BadInput: the body cannot be read, or does not fit the ensemble.
         EmptyBatch: it holds no rows.
-        TooLarge: it holds more than ``max_rows``, or inflates to more bytes than the format allows.
+        TooLarge: it holds more than ``max_rows``, or Arrow inflates to more than ``max_bytes``.
     """
     if media != wire.ARROW:
         row_ids, inputs = rows_of(document_of(body), ensemble, max_rows=max_rows)
         return wire.Request(row_ids, inputs, None)
     try:
-        asked = wire.decode_request(body, ensemble.inputs, max_rows=max_rows)
+        asked = wire.decode_request(body, ensemble.inputs, max_rows=max_rows, max_bytes=max_bytes)
     except (wire.TooManyRows, wire.TooManyBytes) as exc:
         raise TooLarge(str(exc)) from None
     except wire.InputError as exc:

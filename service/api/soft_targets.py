@@ -16,6 +16,7 @@ from service.config import Limits
 from service.engine.engine import Engine
 from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import in_order
+from service.errors import TooLarge
 from service.model import Group
 from soft_targets.wire import ARROW, ReplyWriter, Request
 
@@ -58,10 +59,14 @@ class SoftTargets:
         except bodies.ClientGone:
             return
         most = self._limits.max_rows_per_request
-        if len(body) > LONG_BODY_BYTES[body_media]:
-            rows = await asyncio.to_thread(bodies.read, body, body_media, ensemble, max_rows=most)
-        else:
-            rows = bodies.read(body, body_media, ensemble, max_rows=most)
+        read = partial(bodies.read, body, body_media, ensemble, max_rows=most)
+        long = LONG_BODY_BYTES[body_media]
+        try:
+            rows = read(max_bytes=long) if len(body) <= long else None
+        except TooLarge:
+            rows = None  # it inflates to more than that
+        if rows is None:
+            rows = await asyncio.to_thread(read)
         load.add(rows=len(rows.row_ids), size=len(rows.row_ids) * effective.layout.row_bytes)
         answer = self._answer(
             send,

@@ -1,11 +1,14 @@
 """The route: what is refused and how it is said, and what is answered all the same."""
 
+import asyncio
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from service.api import bodies, soft_targets
 from service.batching.intake import Load
 from soft_targets import wire
 
@@ -22,6 +25,32 @@ def refused(reply, status, code, *said):
     assert body["code"] == code
     for text in said:
         assert text in body["error"]
+
+
+def test_a_body_that_inflates_is_read_aside_from_the_event_loop(client, monkeypatch):
+    rows = np.zeros((64, 6), np.float32)
+    batch = pa.record_batch({"pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(rows)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(batch)
+    body, asides = sink.getvalue().to_pybytes(), []
+    long = {wire.ARROW: rows.nbytes - 1}
+    assert len(body) < rows.nbytes
+    monkeypatch.setattr(soft_targets, "LONG_BODY_BYTES", long)
+    to_thread = asyncio.to_thread
+
+    async def aside(call, *arguments, **named):
+        asides.append(call)
+        return await to_thread(call, *arguments, **named)
+
+    monkeypatch.setattr(asyncio, "to_thread", aside)
+    reply = client.post(URL, content=body, headers={"Content-Type": wire.ARROW})
+    assert reply.status_code == 200
+    assert [call.func for call in asides if isinstance(call, partial)] == [bodies.read]
+    asides.clear()
+    long[wire.ARROW] += 1
+    assert client.post(URL, content=body, headers={"Content-Type": wire.ARROW}).status_code == 200
+    assert not [call for call in asides if isinstance(call, partial)]
 
 
 def post_json(client, document, query=""):
