@@ -133,24 +133,20 @@ def _encode(ensemble: Ensemble, effective: Effective, row_ids: pa.Array, groups:
 
 async def _while_listening(receive: Receive, work: Awaitable[None]) -> None:
     """Do the work as long as the client is there: nobody computes for one who hung up."""
-    at_work = True
 
     async def listen() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if at_work:
-            until.reschedule(0)
+        until.reschedule(0)
 
     listening = asyncio.create_task(listen())
     try:
         async with asyncio.timeout(None) as until:
             await work
-            at_work = False
     except TimeoutError:
         if not until.expired():
             raise
     finally:
-        at_work = False
         listening.cancel()
 
 
