@@ -10,17 +10,16 @@ script. Medians of interleaved rounds, and their range; absolute figures of a sh
 import os
 import socket
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
 
 import hiredis
 import redis.asyncio
 import uvloop
+from running import running_redis
 
 from service.cache.lmdb import LmdbCache
 from service.cache.memory import MemoryCache
@@ -39,23 +38,6 @@ numbers = count()
 def fresh_keys() -> Keys:
     """Keys as long as the service's, never seen before."""
     return [b"soft-targets:1:" + next(numbers).to_bytes(64, "big") for _ in range(KEYS)]
-
-
-@contextmanager
-def running_redis() -> Iterator[str]:
-    """The path of its socket."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/redis.sock"
-        command = ["redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        while b"eady to accept connections" not in process.stdout.readline():
-            assert process.poll() is None, "redis-server does not start"
-        try:
-            yield path
-        finally:
-            process.terminate()
-            process.communicate()
 
 
 class Blocking:

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import os
 import re
-import shutil
 import socket
 import statistics
 import subprocess
@@ -32,6 +31,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from engine import limit_runs
+from running import running_redis
 from sets import SETS, TeacherSet, rate, rows_of, written
 
 from soft_targets import wire
@@ -142,22 +142,6 @@ def served(folder: Path, cache: str, workers: int = 1) -> Iterator[str]:
         server.wait()
 
 
-@contextmanager
-def redis(folder: Path) -> Iterator[str]:
-    executable = shutil.which("redis-server")
-    assert executable, "install redis-server (Debian) to measure with it"
-    path = folder / "redis.sock"
-    command = [executable, "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no"]
-    server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL)
-    while not path.exists():
-        time.sleep(0.01)
-    try:
-        yield f"unix://{path}?db=0"
-    finally:
-        server.terminate()
-        server.wait()
-
-
 def bodies_of(teachers: TeacherSet, rows: np.ndarray, size: int) -> tuple[list[bytes], list[bytes]]:
     """Requests of rows, and of their digests."""
     spec = {"x": wire.TensorSpec("<f4", teachers.shape)}
@@ -176,9 +160,9 @@ def measure(name: str, shape: str, rounds: int, workers: int) -> dict[str, list[
     with ExitStack() as open_:
         folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
         written(teachers, folder)
-        url = open_.enter_context(redis(folder))
+        path = open_.enter_context(running_redis())
         off = open_.enter_context(served(folder, '{url: "memory://?max_bytes=1"}', workers))
-        behind = f'{{url: "{url}", l1_bytes: 0, call_timeout_ms: 5000}}'
+        behind = f'{{url: "unix://{path}?db=0", l1_bytes: 0, call_timeout_ms: 5000}}'
         remote = open_.enter_context(served(folder, behind, workers))
         memory = open_.enter_context(served(folder, '{url: "memory://?max_bytes=2GiB"}'))
         batches = [rows_of(teachers, 128, seed) for seed in range(4)]
