@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from soft_targets.client import Client, Stats
+from soft_targets.client import Client
+from soft_targets.distill import Distillation
 from soft_targets.errors import (
     FailedRows,
     IncompleteStream,
     InputError,
+    OtherFingerprint,
     RequestRefused,
     ServerUnreachable,
     SoftTargetsError,
@@ -14,6 +16,7 @@ from soft_targets.errors import (
     TooManyRows,
     WireError,
 )
+from soft_targets.stats import Stats
 from soft_targets.targets import SoftTargets
 
 if TYPE_CHECKING:
@@ -23,9 +26,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Client",
+    "Distillation",
     "FailedRows",
     "IncompleteStream",
     "InputError",
+    "OtherFingerprint",
     "RequestRefused",
     "ServerUnreachable",
     "SoftTargets",

@@ -23,6 +23,8 @@ class ReplyBatch(NamedTuple):
     indices: Array | None  # int32 [n, k]
     tail_log_mass: Array | None  # float32 [n]
     missing_teachers: list[tuple[str, ...]]
+    entropy: Array | None = None  # float32 [n]
+    divergence: Array | None = None  # float32 [n]
 
 
 class Closing(NamedTuple):
