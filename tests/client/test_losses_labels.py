@@ -134,7 +134,7 @@ def test_the_gradient_is_the_value_s(rng, reduction):
 
 
 @pytest.mark.parametrize("wrong", [9, -1, -99])
-@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS, torch.zeros(9)])
 def test_labels_that_are_no_class_are_not_ignored(rng, wrong, class_weights):
     logits, targets, labels = case(rng)
     labels[2] = wrong
