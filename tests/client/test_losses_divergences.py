@@ -174,6 +174,17 @@ def test_jensen_shannon_is_symmetric_and_never_above_log_2(rng):
     assert apart.item() == pytest.approx(math.log(2))
 
 
+def test_where_a_student_is_sure_of_something_else_only_forward_kl_s_gradient_stays():
+    logits = torch.tensor([[20.0, 0.0, 0.0]], dtype=torch.float64)
+    targets = dense(np.log([[0.01, 0.98, 0.01]]), 1.0, np.float64)
+    steepest = {
+        name: np.abs(gradient(measure, logits, targets)).max() for name, measure in DIVERGENCES.items()
+    }
+    assert steepest["forward_kl"] > 0.9
+    assert steepest["reverse_kl"] < 1e-6
+    assert steepest["jensen_shannon"] < 1e-6
+
+
 ZEROS = np.array([[0.0, -np.inf, -np.inf, -np.inf], [np.log(0.5), np.log(0.5), -np.inf, -np.inf]])
 LOGITS = {
     "zero": np.zeros((2, 4)),

@@ -74,6 +74,19 @@ def test_trained_by_another_pool_it_does_not(opinions, divergence):
         assert objective(logits).item() > least + 1e-3
 
 
+def test_for_jensen_shannon_neither_pool_does_and_a_power_mean_comes_closer(opinions):
+    objective = mean_over_teachers(losses.jensen_shannon, opinions)
+    least = objective(minimise(objective)).item()
+    excess = {}
+    for operator in (linear(), geometric(), holder(exponent=0.5)):
+        target = pooled(operator, opinions)
+        logits = minimise(lambda x, target=target: distillation_loss(x, target, divergence="jensen_shannon"))
+        np.testing.assert_allclose(student(logits, TEMPERATURE), np.exp(target.log_probs), atol=1e-4)
+        excess[operator.name] = objective(logits).item() - least
+    assert min(excess.values()) > 1e-4
+    assert excess["holder"] < min(excess["linear"], excess["geometric"]) / 4
+
+
 @each_pair
 def test_the_mean_over_the_teachers_and_the_pool_differ_by_a_constant(opinions, divergence):
     """What no student can change: for linear the Jensen-Shannon divergence, for geometric -log Z."""
