@@ -51,10 +51,17 @@ def test_importing_does_not_import_torch_or_the_server():
     assert not {"torch", "service", "operators", "fastapi", "onnxruntime"} & set(loaded.split())
 
 
-def test_the_loss_without_torch_says_what_to_install():
+@pytest.mark.parametrize("name", losses.__all__)
+def test_a_loss_without_torch_says_what_to_install(name):
     said = run(
         "import sys; sys.modules['torch'] = None\n"
-        "try:\n    from soft_targets import distillation_loss\n"
+        f"try:\n    from soft_targets import {name}\n"
         "except ImportError as exc:\n    print(exc)"
     )
-    assert "soft-targets-client[torch]" in said
+    assert said == f"{name} needs PyTorch: pip install 'soft-targets-client[torch]'\n"
+
+
+def test_every_loss_is_public():
+    assert set(losses.__all__) <= set(soft_targets.__all__)
+    for name in losses.__all__:
+        assert getattr(soft_targets, name) is getattr(losses, name)
