@@ -18,6 +18,7 @@ from soft_targets.errors import (
 )
 from soft_targets.stats import Stats
 from soft_targets.targets import SoftTargets
+from soft_targets.views import Views, view_seed
 
 if TYPE_CHECKING:
     from soft_targets.losses import distillation_loss, forward_kl, jensen_shannon, reverse_kl
@@ -38,12 +39,14 @@ __all__ = [
     "Stats",
     "TooManyBytes",
     "TooManyRows",
+    "Views",
     "WireError",
     "__version__",
     "distillation_loss",
     "forward_kl",
     "jensen_shannon",
     "reverse_kl",
+    "view_seed",
 ]
 
 _LOSSES = ("distillation_loss", "forward_kl", "jensen_shannon", "reverse_kl")

@@ -325,6 +325,11 @@ def _check_batch(student_logits: torch.Tensor, targets: SoftTargets, tail: Tail)
             f"student_logits must be float [B, C], "
             f"not {student_logits.dtype} of shape {list(student_logits.shape)}"
         )
+    if targets.errors:
+        raise InputError(
+            f"{len(targets.errors)} of the targets' rows have none; train on targets.select(targets.valid) "
+            "and the same rows of the student"
+        )
     rows, classes = student_logits.shape
     if rows == 0 or rows != len(targets):
         raise InputError(

@@ -6,7 +6,40 @@ import sys
 import pytest
 
 import soft_targets
-from soft_targets import distill, errors, exchange, losses, targets, wire
+from soft_targets import (
+    client,
+    distill,
+    errors,
+    exchange,
+    lookups,
+    losses,
+    prefetching,
+    progress,
+    servers,
+    session,
+    stats,
+    targets,
+    tensors,
+    views,
+    wire,
+)
+
+MODULES = [
+    client,
+    distill,
+    exchange,
+    lookups,
+    losses,
+    prefetching,
+    progress,
+    servers,
+    session,
+    stats,
+    targets,
+    tensors,
+    views,
+    wire,
+]
 
 
 def test_public_names_are_sorted_and_importable():
@@ -24,7 +57,7 @@ def test_every_error_is_public():
     assert raised <= set(soft_targets.__all__)
 
 
-@pytest.mark.parametrize("module", [distill, exchange, losses, targets, wire])
+@pytest.mark.parametrize("module", MODULES)
 def test_modules_list_their_names(module):
     assert len(module.__all__) == len(set(module.__all__))
     for name in module.__all__:
