@@ -9,6 +9,7 @@ that was cut, this one can.
 
 from soft_targets.errors import IncompleteStream, InputError, TooManyBytes, TooManyRows, WireError
 from soft_targets.wire.digests import classes_digest, row_digests
+from soft_targets.wire.layout import PRECISIONS, Layout, Precision
 from soft_targets.wire.reader import Closing, ReplyBatch, read_reply
 from soft_targets.wire.request import (
     MAX_BYTES,
@@ -21,7 +22,7 @@ from soft_targets.wire.request import (
     row_id_array,
 )
 from soft_targets.wire.rows import DTYPES, TensorSpec, cast, check_names, check_shape
-from soft_targets.wire.writer import FORMAT, MAX_BATCH_BYTES, SOURCES, Layout, ReplyWriter
+from soft_targets.wire.writer import FORMAT, MAX_BATCH_BYTES, SOURCES, ReplyWriter
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -31,12 +32,14 @@ __all__ = [
     "FORMAT",
     "MAX_BATCH_BYTES",
     "MAX_BYTES",
+    "PRECISIONS",
     "RESERVED",
     "SOURCES",
     "Closing",
     "IncompleteStream",
     "InputError",
     "Layout",
+    "Precision",
     "ReplyBatch",
     "ReplyWriter",
     "Request",

@@ -6,12 +6,12 @@ depend on nothing but their number, which pyarrow writes once; all others it wri
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from soft_targets.wire.layout import Layout
 from soft_targets.wire.rows import Array, cut
 
 FORMAT = "1"
@@ -19,61 +19,9 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 _HEADER_BYTES = 4096  # of a batch: its header and the padding of its columns
 _ROW_BYTES = 24  # of a row, besides its value and texts: offsets, the source, bits of validity
 SOURCES = ("hit", "opinions", "miss", "coalesced", "absent", "error")
-
-
 PLACES = {source: place for place, source in enumerate(SOURCES)}
 _WORDS = pa.array(SOURCES)
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow IPC stream
-
-
-class Layout(NamedTuple):
-    """How one row's value is laid out as bytes: what the cache keeps and the stream carries.
-
-    Dense: ``classes`` float32 log-probabilities. Sparse: ``top_k`` int32 indices, as many float32
-    log-probabilities, and the float32 log of the mass of all other classes.
-    """
-
-    classes: int
-    top_k: int | None = None
-
-    @property
-    def row_bytes(self) -> int:
-        """The size of one value."""
-        return 4 * self.classes if self.top_k is None else 8 * self.top_k + 4
-
-    def pack(self, log_probs: Array, indices: Array | None = None, tail: Array | None = None) -> list[bytes]:
-        """Values of a batch.
-
-        Args:
-            log_probs: float32 ``[B, C]`` or ``[B, k]``.
-            indices: int32 ``[B, k]`` where sparse.
-            tail: float32 ``[B]`` where sparse.
-        """
-        rows = len(log_probs)
-        flat = np.ascontiguousarray(log_probs, dtype="<f4")
-        if indices is not None and tail is not None:
-            flat = np.concatenate(
-                [indices.astype("<i4").view("<f4"), flat, tail.astype("<f4").reshape(rows, 1)], axis=1
-            )
-        data, size = flat.tobytes(), self.row_bytes
-        return [data[row * size : (row + 1) * size] for row in range(rows)]
-
-    def unpack(self, data: bytes) -> tuple[Array, Array | None, Array | None]:
-        """Joined values back to ``log_probs, indices, tail``; the last two are None where dense."""
-        if self.top_k is None:
-            return np.frombuffer(data, "<f4").reshape(-1, self.classes), None, None
-        flat, k = np.frombuffer(data, "<f4").reshape(-1, 2 * self.top_k + 1), self.top_k
-        return flat[:, k : 2 * k], flat[:, :k].view("<i4"), flat[:, 2 * k]
-
-    def fields(self) -> list[pa.Field]:
-        """The value columns."""
-        if self.top_k is None:
-            return [pa.field("log_probs", pa.list_(pa.float32(), self.classes))]
-        return [
-            pa.field("indices", pa.list_(pa.int32(), self.top_k)),
-            pa.field("log_probs", pa.list_(pa.float32(), self.top_k)),
-            pa.field("tail_log_mass", pa.float32()),
-        ]
 
 
 class ReplyWriter:
@@ -168,7 +116,7 @@ def _joined(
     before, between = _frame(layout, rows)
     words = bytes([PLACES[source] for source in sources])
     pieces = [before, row_ids.to_numpy().tobytes(), words, bytes(-rows % 8), between]
-    if layout.top_k is None:
+    if len(layout.columns) == 1:
         return [*pieces, *values, bytes(-rows * layout.row_bytes % 8)]
     for column in _columns(layout, b"".join(values)):
         pieces += [column.tobytes(), bytes(-column.nbytes % 8)]
@@ -182,8 +130,7 @@ def _frame(layout: Layout, rows: int) -> tuple[bytes, bytes]:
     batch = _batch(layout, ids, ["hit"] * rows, [bytes(layout.row_bytes)] * rows, [None] * rows, None)
     message = batch.serialize().to_pybytes()
     body = len(message) - pa.ipc.read_message(message).body.size
-    values = (4 * layout.classes,) if layout.top_k is None else (4 * layout.top_k, 4 * layout.top_k, 4)
-    end = len(message) - sum(_padded(rows * size) for size in values)
+    end = len(message) - sum(_padded(rows * kind.itemsize) for kind in layout.columns.values())
     return message[:body], message[body + 8 * rows + _padded(rows) : end]
 
 
@@ -263,8 +210,7 @@ def _batch(  # noqa: PLR0917 - the columns
 
 def _columns(layout: Layout, data: bytes) -> list[Array]:
     """Joined values in the order of the layout's fields, each of them contiguous."""
-    log_probs, indices, tail = layout.unpack(data)
-    return [np.ascontiguousarray(one) for one in (indices, log_probs, tail) if one is not None]
+    return [np.require(column, requirements=["C", "A"]) for column in layout.unpack(data).values()]
 
 
 def _texts(errors: Sequence[tuple[str, str] | None]) -> list[pa.Array]:
