@@ -41,6 +41,7 @@ class Recipe:
         output_temperature: recalibrates the fused target; no part of the operator.
         top_k: how many classes are kept; None keeps all.
         dtype: of the target's log-probabilities, in the cache and on the wire.
+        diagnostics: whether a target comes with its entropy and the divergence of what was fused.
     """
 
     operator: OperatorSpec
@@ -50,10 +51,11 @@ class Recipe:
     output_temperature: float
     top_k: int | None
     dtype: Precision = "float32"
+    diagnostics: bool = False
 
     def layout(self, classes: int) -> Layout:
         """How a target of this recipe is laid out as bytes."""
-        return Layout(classes, self.top_k, self.dtype)
+        return Layout(classes, self.top_k, self.dtype, self.diagnostics)
 
 
 class RowFailure(NamedTuple):

@@ -245,4 +245,4 @@ def _target(
     target: dict[str, Any] = {"probabilities": dict(zip(kept, probabilities, strict=True))}
     if "tail_log_mass" in columns:
         target["tail"] = float(np.exp(columns["tail_log_mass"].astype(np.float64)))
-    return target
+    return target | {name: float(columns[name]) for name in wire.DIAGNOSTICS if name in columns}

@@ -129,6 +129,8 @@ _SOFT_TARGETS: dict[str, Any] = {
                                             "additionalProperties": {"type": "number"},
                                         },
                                         "tail": {"type": "number"},
+                                        "entropy": {"type": "number"},
+                                        "divergence": {"type": "number"},
                                         "error_code": {"type": "string"},
                                         "error": {"type": "string"},
                                     },

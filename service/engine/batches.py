@@ -107,7 +107,13 @@ def _packed(parts: Sequence[Part[Question]], outcome: Outcome) -> list[bytes]:
     """Every row's target as bytes, in the precision that its request asks for."""
     layouts = [part.payload.effective.layout for part in parts]
     packed = {
-        layout: layout.pack(outcome.log_probs, outcome.indices, outcome.tail_log_mass)
+        layout: layout.pack(
+            outcome.log_probs,
+            outcome.indices,
+            outcome.tail_log_mass,
+            entropy=outcome.entropy,
+            divergence=outcome.divergence,
+        )
         for layout in set(layouts)
     }
     if len(packed) == 1:

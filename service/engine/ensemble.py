@@ -285,7 +285,13 @@ class Ensemble:
     def _pair(self, recipe: Recipe, resolved: Resolved) -> Pair:
         operator = resolved.operator
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
-        return Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
+        return Pair(
+            operator,
+            recipe.floor if floored else None,
+            recipe.output_temperature,
+            recipe.top_k,
+            recipe.diagnostics,
+        )
 
     @property
     def opinions_fingerprint(self) -> str:
@@ -304,7 +310,7 @@ class Ensemble:
             "output_temperature": recipe.output_temperature,
             "top_k": recipe.top_k,
             "dtype": recipe.dtype,
-            "diagnostics": False,
+            "diagnostics": recipe.diagnostics,
             "opinions": self.keep,
         }
 

@@ -810,6 +810,9 @@ def test_a_reply_without_a_column(missing):
         {"log_probs": pa.array([[0.0, -1.0]], pa.list_(pa.float32()))},
         {"indices": fixed([[0, 1]], pa.int64(), 2), "tail_log_mass": pa.array([0.0], pa.float32())},
         {"indices": fixed([[0, 1]], pa.int32(), 2)},
+        {"entropy": pa.array([0.5], pa.float32())},
+        {"divergence": pa.array([0.5], pa.float32())},
+        {"entropy": pa.array([0.5], pa.float64()), "divergence": pa.array([0.5], pa.float64())},
     ],
 )
 def test_a_reply_with_a_column_of_another_type(column):
@@ -847,6 +850,15 @@ TAIL = {"tail_log_mass": pa.array([-1.0], pa.float32())}
 def test_a_value_that_is_no_log_probability(column):
     _, batches = read_reply(stream(batch_of(**column)))
     with pytest.raises(WireError, match=r"no log-probability|no value where it promises one"):
+        next(batches)
+
+
+@pytest.mark.parametrize("name", wire.DIAGNOSTICS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1e-6, None])
+def test_a_figure_that_is_none(name, bad):
+    figures = {one: pa.array([0.5], pa.float32()) for one in wire.DIAGNOSTICS}
+    _, batches = read_reply(stream(batch_of(**figures | {name: pa.array([bad], pa.float32())})))
+    with pytest.raises(WireError, match=rf"a value that is no {name}|no value where it promises one"):
         next(batches)
 
 
@@ -895,7 +907,7 @@ def test_the_values_of_rows_that_have_none_mean_nothing():
 
 
 def test_a_new_column_does_not_disturb():
-    _, batches = read_reply(stream(batch_of(entropy=pa.array([0.5], pa.float32()))))
+    _, batches = read_reply(stream(batch_of(surprise=pa.array([0.5], pa.float32()))))
     assert next(batches).sources == ["hit"]
 
 
@@ -994,8 +1006,12 @@ def test_any_reply_comes_back_as_it_went(rows, classes, dtype, data):
     indices = None if k is None else data.draw(st_numpy.arrays("<i4", (rows, k)))
     tail = None if k is None else data.draw(st_numpy.arrays("<f4", rows, elements=floats))
     sources = data.draw(st.lists(st.sampled_from(wire.SOURCES), min_size=rows, max_size=rows))
-    layout = Layout(classes, k, dtype)
-    values = layout.pack(log_probs.astype("<f4"), indices, tail)
+    figures = {}
+    if data.draw(st.booleans()):
+        nats = st.floats(0, 2.0**126, width=32)
+        figures = {name: data.draw(st_numpy.arrays("<f4", rows, elements=nats)) for name in wire.DIAGNOSTICS}
+    layout = Layout(classes, k, dtype, bool(figures))
+    values = layout.pack(log_probs.astype("<f4"), indices, tail, **figures)
     assert {len(value) for value in values} == {layout.row_bytes}
     given_values = [
         None if source in ("absent", "error") else value
@@ -1018,18 +1034,30 @@ def test_any_reply_comes_back_as_it_went(rows, classes, dtype, data):
     if k is not None:
         np.testing.assert_array_equal(np.concatenate([b.indices for b in batches])[kept], indices[kept])
         np.testing.assert_array_equal(np.concatenate([b.tail_log_mass for b in batches])[kept], tail[kept])
+    for name in wire.DIAGNOSTICS:
+        found = [getattr(batch, name) for batch in batches]
+        if figures:
+            np.testing.assert_array_equal(np.concatenate(found)[kept], figures[name][kept])
+        else:
+            assert set(map(type, found)) == {type(None)}
 
 
 @pytest.mark.parametrize("dtype", wire.PRECISIONS)
 @pytest.mark.parametrize("top_k", [None, 1, 2, 3])
-def test_a_layout_unpacks_what_it_packed(top_k, dtype):
-    layout, width = Layout(3, top_k, dtype), top_k or 3
+@pytest.mark.parametrize("diagnostics", [False, True])
+def test_a_layout_unpacks_what_it_packed(top_k, dtype, diagnostics):
+    layout, width = Layout(3, top_k, dtype, diagnostics), top_k or 3
     given_columns = {"log_probs": DENSE[:, :width]}
     if top_k is not None:
         given_columns["indices"] = np.arange(3 * width, dtype="<i4").reshape(3, width)
         given_columns["tail_log_mass"] = np.array([-1.0, -np.inf, -2.0], "<f4")
-    values = layout.pack(*(given_columns.get(name) for name in ("log_probs", "indices", "tail_log_mass")))
-    size = np.dtype(dtype).itemsize * width + (0 if top_k is None else 4 * width + 4)
+    figures = {"entropy": np.array([0, 0.5, 2], "<f4"), "divergence": np.array([1, 0.25, 0], "<f4")}
+    figures = figures if diagnostics else {}
+    values = layout.pack(
+        *(given_columns.get(name) for name in ("log_probs", "indices", "tail_log_mass")), **figures
+    )
+    given_columns |= figures
+    size = np.dtype(dtype).itemsize * width + (0 if top_k is None else 4 * width + 4) + 8 * diagnostics
     assert {len(value) for value in values} == {layout.row_bytes} == {size}
     columns = layout.unpack(b"".join(values))
     assert list(columns) == [field.name for field in layout.fields()] == list(layout.columns)
@@ -1046,12 +1074,13 @@ def test_halves_are_the_nearest_and_what_is_below_the_smallest_is_minus_infinity
 
 
 @pytest.mark.parametrize("dtype", wire.PRECISIONS)
+@pytest.mark.parametrize("diagnostics", [False, True])
 @pytest.mark.parametrize(
     ("classes", "top_k", "rows"),
     [(3, None, 1), (3, None, 5), (7, 1, 1), (7, 2, 3), (7, 3, 5), (100, None, 128)],
 )
-def test_a_reply_is_the_bytes_that_pyarrow_writes(classes, top_k, rows, dtype):
-    layout = Layout(classes, top_k, dtype)
+def test_a_reply_is_the_bytes_that_pyarrow_writes(classes, top_k, rows, dtype, diagnostics):
+    layout = Layout(classes, top_k, dtype, diagnostics)
     values = [bytes([row]) * layout.row_bytes for row in range(rows)]
     ids = pa.array(np.arange(rows, dtype=np.uint64) + 7)
     sources = [wire.SOURCES[row % 4] for row in range(rows)]

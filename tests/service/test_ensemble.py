@@ -336,6 +336,7 @@ def test_a_fingerprint_changes_with_everything_that_changes_a_target(opened, tmp
         ("0.5}}}", "0.5}, floor: 0.1}}"),
         ("0.5}}}", "0.5}, output_temperature: 2}}"),
         ("0.5}}}", "0.5}, sparsity: {top_k: 2}}}"),
+        ("0.5}}}", "0.5}, diagnostics: true}}"),
     ]
     others = [fingerprint(base.replace(*edit)) for edit in edits]
     overrides = [Overrides(temperature=3.0), Overrides(weights={"one": 1.0}), Overrides(top_k=3)]

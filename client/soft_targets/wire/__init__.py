@@ -9,7 +9,7 @@ that was cut, this one can.
 
 from soft_targets.errors import IncompleteStream, InputError, TooManyBytes, TooManyRows, WireError
 from soft_targets.wire.digests import classes_digest, row_digests
-from soft_targets.wire.layout import PRECISIONS, Layout, Precision
+from soft_targets.wire.layout import DIAGNOSTICS, PRECISIONS, Layout, Precision
 from soft_targets.wire.reader import Closing, ReplyBatch, read_reply
 from soft_targets.wire.request import (
     MAX_BYTES,
@@ -28,6 +28,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 __all__ = [
     "ARROW",
+    "DIAGNOSTICS",
     "DTYPES",
     "FORMAT",
     "MAX_BATCH_BYTES",

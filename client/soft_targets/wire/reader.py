@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from soft_targets.errors import IncompleteStream, WireError
+from soft_targets.wire.layout import DIAGNOSTICS
 from soft_targets.wire.rows import Array
 from soft_targets.wire.writer import FORMAT
 
@@ -24,6 +25,8 @@ class ReplyBatch(NamedTuple):
     indices: Array | None  # int32 [n, k]
     tail_log_mass: Array | None  # float32 [n]
     missing_teachers: list[tuple[str, ...]]
+    entropy: Array | None = None  # float32 [n], of the target in nats, where the recipe asks for diagnostics
+    divergence: Array | None = None  # float32 [n], of what was fused, likewise
 
 
 class Closing(NamedTuple):
@@ -88,6 +91,7 @@ def _is_reply(schema: pa.Schema) -> bool:
         and types.get("missing_teachers", pa.list_(pa.string())) == pa.list_(pa.string())
         and types.get("error_code") == types.get("error") == pa.string()
         and ("indices" not in types or types.get("tail_log_mass") == pa.float32())
+        and {types.get(name) for name in DIAGNOSTICS} in ({None}, {pa.float32()})
         and all(
             name in types and pa.types.is_fixed_size_list(types[name]) and types[name].value_type in kinds
             for name, kinds in values.items()
@@ -115,9 +119,10 @@ def _read_batch(batch: pa.RecordBatch) -> ReplyBatch:
     wrong = _no_log_probs(log_probs)
     if tail is not None:
         wrong |= ~(tail <= MAX_LOG_PROB)
-    if (wrong & good).any():
-        row = batch["row_id"][int(np.argmax(wrong & good))].as_py()
-        raise WireError(f"row {row!r} of the answer has a value that is no log-probability")
+    _refuse(wrong & good, batch, "a value that is no log-probability")
+    diagnostics = {name: _values(batch, name, good) for name in DIAGNOSTICS if name in batch.schema.names}
+    for name, values in diagnostics.items():
+        _refuse(~((values >= 0) & (values < np.inf)) & good, batch, f"a value that is no {name}")
     return ReplyBatch(
         row_ids=batch["row_id"],
         sources=sources,
@@ -128,7 +133,14 @@ def _read_batch(batch: pa.RecordBatch) -> ReplyBatch:
         indices=indices,
         tail_log_mass=tail,
         missing_teachers=_missing_teachers(batch),
+        **diagnostics,
     )
+
+
+def _refuse(rows: Array, batch: pa.RecordBatch, what: str) -> None:
+    """Refuse an answer for the first of these rows, if there is one."""
+    if rows.any():
+        raise WireError(f"row {batch['row_id'][int(np.argmax(rows))].as_py()!r} of the answer has {what}")
 
 
 def _no_log_probs(values: Array) -> Array:
