@@ -9,7 +9,7 @@ from service.api.access import ACCESS, READ
 from service.api.media import JSON
 from service.api.query import ORDERS
 from service.config import TEMPERATURES
-from soft_targets.wire import ARROW, PRECISIONS
+from soft_targets.wire import ARROW, CODECS, PRECISIONS
 
 SOFT_TARGETS_PATH = "/v1/ensembles/{ensemble}/soft-targets"
 
@@ -143,7 +143,9 @@ _SOFT_TARGETS: dict[str, Any] = {
                     "schema": {
                         "type": "string",
                         "format": "binary",
-                        "description": "an IPC stream, whose last batch is empty and says complete",
+                        "description": "an IPC stream, whose last batch is empty and says complete; its buffers "
+                        f"are compressed by the first codec ({', '.join(CODECS)}) that the Accept header names in its "
+                        "parameter codecs, which the Content-Type repeats",
                     }
                 },
             },

@@ -16,6 +16,7 @@ from soft_targets import wire
 
 URL = "/v1/ensembles/toy/soft-targets"
 JSON = "application/json"
+MARKS = {"zstd": b"\x28\xb5\x2f\xfd", "lz4": b"\x04\x22\x4d\x18"}  # what each one's frames begin with
 LINE = "      linear: {operator: linear, temperature: 2.0}\n"
 
 
@@ -105,3 +106,23 @@ def test_absent_rows_have_no_diagnostics(client, toy):
     assert table["source"].to_pylist() == ["hit", "absent", "absent"]
     for name in wire.DIAGNOSTICS:
         assert [value is None for value in table[name].to_pylist()] == [False, True, True]
+
+
+@pytest.mark.parametrize("codec", wire.CODECS)
+@pytest.mark.parametrize("order", ["input", "arrival"])
+def test_a_reply_is_compressed_as_the_client_accepts(client, toy, codec, order):
+    rows = toy.rows(100, seed=14)
+    rows[50, 0] = np.nan
+    plain, closing = batches_of(in_arrow(client, rows, "?top_k=2"))
+    reply = in_arrow(client, rows, f"?top_k=2&order={order}", Accept=f'{wire.ARROW};codecs="{codec}"')
+    assert reply.headers["content-type"] == f'{wire.ARROW}; codecs="{codec}"'
+    found, closed = batches_of(reply)
+    assert closed == closing == wire.Closing(100, 1)
+    targets = []
+    for said in (plain, found):
+        ids, log_probs = (
+            np.concatenate([getattr(group, name) for group in said]) for name in ("row_ids", "log_probs")
+        )
+        targets.append(log_probs[np.argsort(ids)][np.arange(100) != 50])
+    np.testing.assert_array_equal(*targets)
+    assert [name for name, mark in MARKS.items() if mark in reply.content] == [codec]

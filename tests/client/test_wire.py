@@ -948,6 +948,51 @@ def batch_bytes(body):
     ]
 
 
+@pytest.mark.parametrize("codec", wire.CODECS)
+@pytest.mark.parametrize("dtype", wire.PRECISIONS)
+def test_a_compressed_reply_says_the_same(codec, dtype):
+    layout, rows = Layout(50, 7, dtype, diagnostics=True), 200
+    random = np.random.default_rng(0)
+    values = layout.pack(
+        -random.random((rows, 7)).astype("<f4"),
+        np.tile(np.arange(7, dtype="<i4"), (rows, 1)),
+        -random.random(rows).astype("<f4"),
+        entropy=random.random(rows).astype("<f4"),
+        divergence=np.zeros(rows, "<f4"),
+    )
+    bodies = []
+    for one in (None, codec):
+        writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA, codec=one)
+        pieces = list(writer.group(default_row_ids(rows)[:150], ["hit"] * 150, values[:150], [None] * 150))
+        pieces += writer.group(
+            default_row_ids(rows)[150:],
+            ["hit"] * 49 + ["error"],
+            [*values[150:199], None],
+            [None] * 49 + [ERROR],
+        )
+        bodies.append(b"".join([*pieces, writer.close()]))
+    assert len(bodies[1]) < 0.8 * len(bodies[0])
+    (said, known), (says, found) = map(read, bodies)
+    assert says == said
+    assert found[-1] == known[-1] == Closing(200, 1)
+    for one, other in zip(known[:-1], found[:-1], strict=True):
+        assert one.sources == other.sources
+        assert one.errors == other.errors
+        for name in ("log_probs", "indices", "tail_log_mass", "entropy", "divergence"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("codec", wire.CODECS)
+def test_what_does_not_compress_stays_below_the_size_of_a_batch(codec):
+    layout = Layout(1000, 300)
+    random = np.random.default_rng(0)
+    values = [random.bytes(layout.row_bytes) for _ in range(3000)]
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA, codec=codec)
+    pieces = list(writer.group(default_row_ids(3000), ["hit"] * 3000, values, [None] * 3000))
+    assert len(pieces) == 2
+    assert max(batch_bytes(b"".join([*pieces, writer.close()]))) <= wire.MAX_BATCH_BYTES
+
+
 @pytest.mark.parametrize(
     ("ids", "code", "error"),
     [

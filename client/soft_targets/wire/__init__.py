@@ -22,12 +22,13 @@ from soft_targets.wire.request import (
     row_id_array,
 )
 from soft_targets.wire.rows import DTYPES, TensorSpec, cast, check_names, check_shape
-from soft_targets.wire.writer import FORMAT, MAX_BATCH_BYTES, SOURCES, ReplyWriter
+from soft_targets.wire.writer import CODECS, FORMAT, MAX_BATCH_BYTES, SOURCES, Codec, ReplyWriter
 
 ARROW = "application/vnd.apache.arrow.stream"
 
 __all__ = [
     "ARROW",
+    "CODECS",
     "DIAGNOSTICS",
     "DTYPES",
     "FORMAT",
@@ -37,6 +38,7 @@ __all__ = [
     "RESERVED",
     "SOURCES",
     "Closing",
+    "Codec",
     "IncompleteStream",
     "InputError",
     "Layout",
