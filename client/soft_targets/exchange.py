@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,7 +150,13 @@ class Join:
         self._said: tuple[str, float] | None = None
 
     def add(
-        self, part: Part, answer: bytes, *, broken: Exception | None = None, by_digest: bool = False
+        self,
+        part: Part,
+        answer: bytes,
+        *,
+        broken: Exception | None = None,
+        by_digest: bool = False,
+        max_bytes: int = wire.MAX_BYTES,
     ) -> tuple[list[str], Array]:
         """Take in the answer to one request, all of it or nothing.
 
@@ -159,6 +165,7 @@ class Join:
             answer: the body, as far as it came.
             broken: what broke it off, if anything did.
             by_digest: the rows were asked for by their digests, and may be absent.
+            max_bytes: what the answer may take once it is decompressed.
 
         Returns:
             Where each row came from, and the offsets within the part of those that are absent.
@@ -169,7 +176,7 @@ class Join:
         """
         came = np.zeros(len(part.rows), dtype=bool)
         try:
-            batches, closing = self._read(part, answer, came)
+            batches, closing = self._read(part, wire.read_reply(answer, max_bytes=max_bytes), came)
         except WireError as exc:
             named = isinstance(exc, IncompleteStream) and exc.row_ids
             if named or not (broken or isinstance(exc, IncompleteStream)):
@@ -234,10 +241,13 @@ class Join:
         return [self._row_ids[row] for row in part.rows[places]]
 
     def _read(
-        self, part: Part, answer: bytes, came: Array
+        self,
+        part: Part,
+        answer: tuple[dict[str, str], Iterator[wire.ReplyBatch | wire.Closing]],
+        came: Array,
     ) -> tuple[list[tuple[Array, wire.ReplyBatch]], wire.Closing]:
         """Batches, with their rows' places in the part; ``came`` is told the rows that were read."""
-        metadata, entries = wire.read_reply(answer)
+        metadata, entries = answer
         said = self._believe(metadata)
         batches: list[tuple[Array, wire.ReplyBatch]] = []
         for entry in entries:

@@ -239,11 +239,10 @@ def _target(
         if failure is None:  # absent
             return {}
         return {"error_code": failure.code, "error": failure.message}
-    log_probs, indices, tail = effective.layout.unpack(value)
-    kept = classes if indices is None else [classes[index] for index in indices[0]]
-    target: dict[str, Any] = {
-        "probabilities": dict(zip(kept, np.exp(log_probs[0].astype(np.float64)).tolist(), strict=True))
-    }
-    if tail is not None:
-        target["tail"] = float(np.exp(tail[0].astype(np.float64)))
-    return target
+    columns = {name: column[0] for name, column in effective.layout.unpack(value).items()}
+    kept = [classes[index] for index in columns["indices"]] if "indices" in columns else classes
+    probabilities = np.exp(columns["log_probs"].astype(np.float64)).tolist()
+    target: dict[str, Any] = {"probabilities": dict(zip(kept, probabilities, strict=True))}
+    if "tail_log_mass" in columns:
+        target["tail"] = float(np.exp(columns["tail_log_mass"].astype(np.float64)))
+    return target | {name: float(columns[name]) for name in wire.DIAGNOSTICS if name in columns}

@@ -52,7 +52,7 @@ class SoftTargets:
         asked = query.parse(scope["query_string"])
         effective = ensemble.effective(asked.recipe, asked.overrides)
         body_media = media.of_body(headers.get("content-type", ""))
-        reply_media = media.of_reply(headers.get("accept", ""), body_media)
+        reply = media.of_reply(headers.get("accept", ""), body_media)
         try:
             limit = int(self._limits.max_body_bytes)
             body = await bodies.whole(headers, receive, limit=limit, load=load)
@@ -74,7 +74,7 @@ class SoftTargets:
             effective,
             rows=rows,
             order=asked.order,
-            media_type=reply_media,
+            reply=reply,
         )
         await _while_listening(receive, answer)
 
@@ -86,7 +86,7 @@ class SoftTargets:
         *,
         rows: Request,
         order: str,
-        media_type: str,
+        reply: media.Reply,
     ) -> None:
         row_ids = rows.row_ids
         if rows.digests is not None:
@@ -95,8 +95,8 @@ class SoftTargets:
             answer = self._engine.answer(ensemble, effective, rows.inputs or {})
         async with contextlib.aclosing(answer) as found:
             groups = in_order(found, len(row_ids)) if order == "input" else found
-            if media_type == ARROW:
-                await self._stream(send, effective, row_ids, groups)
+            if reply.media == ARROW:
+                await self._stream(send, effective, row_ids, groups, reply)
                 return
             finished = [group async for group in groups]
         size = len(row_ids) * effective.layout.row_bytes
@@ -105,9 +105,16 @@ class SoftTargets:
         await _send_whole(send, media.JSON, body)
 
     async def _stream(
-        self, send: Send, effective: Effective, row_ids: pa.Array, groups: AsyncIterator[Group]
+        self,
+        send: Send,
+        effective: Effective,
+        row_ids: pa.Array,
+        groups: AsyncIterator[Group],
+        reply: media.Reply,
     ) -> None:
-        writer = ReplyWriter(effective.layout, row_id_type=row_ids.type, metadata=effective.metadata)
+        writer = ReplyWriter(
+            effective.layout, row_id_type=row_ids.type, metadata=effective.metadata, codec=reply.codec
+        )
         everyone = list(range(len(row_ids)))
         started = False
         async for group in groups:
@@ -117,10 +124,10 @@ class SoftTargets:
             pieces = writer.group(ids, group.sources, group.values, errors, group.missing)
             long = len(group.rows) * effective.layout.row_bytes > LONG_REPLY_BYTES
             if whole and not long:
-                await _send_whole(send, ARROW, b"".join([*pieces, writer.close()]))
+                await _send_whole(send, reply.content_type, b"".join([*pieces, writer.close()]))
                 return
             if not started:
-                await send(_start(ARROW))
+                await send(_start(reply.content_type))
                 started = True
             while piece := (await asyncio.to_thread(next, pieces, b"") if long else next(pieces, b"")):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -268,7 +268,6 @@ def test_a_key_whose_feature_comes_later_is_refused_by_name(read, section, line)
         ("classes:", "samples: x.npz\n    classes:", "key 'samples' is not yet supported"),
         ("weight: 3", "revision: a", "key 'revision' is not yet supported"),
         ("deep/two.onnx", "kserve+http://h/m", "a teacher at 'kserve+http://h/m' is not yet supported"),
-        ("operator: linear", "operator: linear, diagnostics: true", "key 'diagnostics' is not yet supported"),
     ],
 )
 def test_a_value_whose_feature_comes_later_is_refused_by_name(read, old, new, said):
