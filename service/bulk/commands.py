@@ -80,7 +80,7 @@ def _prefill(asked: Prefill) -> Outcome:
     settings = load(asked.config)
     name = choose(settings, asked.ensemble)
     overrides = query.parse(urlencode(asked.options).encode()).overrides
-    out, tally, began = asked.out, Tally(0), time.monotonic()
+    out, tally = asked.out, Tally(0)
     if out is None:
         _refuse_memory(settings, "or write Parquet with --out DIR, which can be imported elsewhere")
         if asked.file_rows is not None:
@@ -92,6 +92,7 @@ def _prefill(asked: Prefill) -> Outcome:
         data = open_dataset(asked.data, labeller.ensemble.inputs)
         tally.rows = data.rows
         await asyncio.to_thread(check_unique, data)
+        began = time.monotonic()
         if out is None:
             async with shown(view("prefill", sys.stderr), tally, labeller.store.degraded):
                 wrong = await fill(labeller, data, tally)
@@ -134,17 +135,14 @@ def _import(config: Path, folder: Path) -> Outcome:
     settings = load(config)
     _refuse_memory(settings, "and import again")
     labeller, manifest = _of_export(settings, folder, keeping="all")
-    tally, began = Tally(manifest.data.rows), time.monotonic()
+    tally = Tally(manifest.data.rows)
 
     async def work() -> Outcome:
         await asyncio.to_thread(check, labeller, folder, manifest)
+        began = time.monotonic()
         async with shown(view("import", sys.stderr), tally, labeller.store.degraded):
             wrong = await bring(labeller, folder, manifest, tally)
-        left = (
-            f", {tally.failed} failed, {tally.unkept} are not to be kept"
-            if tally.failed + tally.unkept
-            else ""
-        )
+        left = tally.rows - tally.hits - tally.computed
         said = (
             f"{tally.rows} rows of {folder}: {tally.hits} were in the cache, {tally.computed} are now, "
             f"{left} have no target to be kept; {_rate(tally, began)}"

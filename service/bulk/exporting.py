@@ -3,12 +3,13 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from service.bulk.data import Chunk, Dataset
 from service.bulk.errors import DataError, ExportRefused
@@ -19,6 +20,8 @@ from service.bulk.tally import Tally
 from service.engine.ensemble import Overrides
 
 LOCK = ".lock"
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -165,28 +168,41 @@ async def export(
         DataError: the data say so; files that are whole stay.
         ExportRefused: the data are not those that were begun with.
     """
-    layout, loop = labeller.effective.layout, asyncio.get_running_loop()
+    layout = labeller.effective.layout
     chunks = unfinished(data, manifest, labeller.chunk_rows, tally)
     writer: PartWriter | None = None
     # One thread, so that what is abandoned is not being written any more.
     with ThreadPoolExecutor(1, thread_name_prefix="export") as disk:
+        write = partial(_written, disk, folder)
         try:
             async with aclosing(labeller.label(chunks, kept=False)) as answered:
                 async for labelled in answered:
                     chunk = labelled.chunk
                     if writer is None:
-                        writer = PartWriter(folder, len(manifest.files), chunk.start, layout, data.ids_type)
-                    await loop.run_in_executor(disk, writer.add, labelled)
+                        begun = partial(
+                            PartWriter, folder, len(manifest.files), chunk.start, layout, data.ids_type
+                        )
+                        writer = await write(begun)
+                    await write(partial(writer.add, labelled))
                     tally.add(labelled)
                     if chunk.stop % manifest.rows_per_file == 0 or chunk.stop == data.rows:
-                        file = await loop.run_in_executor(disk, writer.finish)
+                        file = await write(writer.finish)
                         writer = None
                         manifest = manifest.model_copy(update={"files": (*manifest.files, file)})
-                        await loop.run_in_executor(disk, manifest.write, folder)
-        finally:
+                        await write(partial(manifest.write, folder))
+            if not manifest.complete:
+                manifest = manifest.model_copy(update={"complete": True})
+                await write(partial(manifest.write, folder))
+        except BaseException:
+            tally.done = manifest.counts["rows"]  # the rest of a file that is not whole is done again
             if writer is not None:
                 disk.submit(writer.abandon)
-    if not manifest.complete:
-        manifest = manifest.model_copy(update={"complete": True})
-        manifest.write(folder)
+            raise
     return manifest
+
+
+async def _written(disk: Executor, folder: Path, write: Callable[[], T]) -> T:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(disk, write)
+    except OSError as exc:
+        raise DataError(f"{folder} cannot be written to: {exc}") from None

@@ -168,9 +168,9 @@ class Labeller:
 
     @property
     def _at_a_time(self) -> int:
-        """How many chunks are being answered: twice what runs, one being read and one being written."""
+        """How many chunks are on their way: twice what runs, one being read, and some being written."""
         running = self.ensemble.config.batching.max_rows * self.ensemble.plans.in_flight
-        wanted = 2 + math.ceil(2 * running / self.chunk_rows)
+        wanted = 4 + math.ceil(2 * running / self.chunk_rows)
         return min(wanted, max(2, WINDOW_BYTES // (self.chunk_rows * self.row_bytes)))
 
     async def answering(self) -> None:

@@ -10,8 +10,10 @@ import pyarrow as pa
 from service.bulk.data.base import Column, Cursor, Source
 from service.bulk.errors import DataError
 
-# What readers raise over bytes that are not what they should be.
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, pa.ArrowException)
+# What readers raise over bytes that are not what they should be; a RuntimeError, over an encrypted archive.
+UNREADABLE = (
+    OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, pa.ArrowException,
+)  # fmt: skip
 
 T = TypeVar("T")
 
