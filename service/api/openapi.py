@@ -152,7 +152,7 @@ _SOFT_TARGETS: dict[str, Any] = {
                     "schema": {
                         "type": "string",
                         "description": "a JSON object a line, as the rows are finished: first what the JSON "
-                        "reply says beside its targets, then each target, last {rows, failed, complete: true}",
+                        "reply says beside its targets, then the targets, last {rows, failed, complete}",
                     }
                 },
             },
