@@ -29,8 +29,9 @@ setup: .venv/.installed
 demo: setup
 	@$(BIN)/soft-targets demo
 
+# A file's tests share servers, so a file stays in one process.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff format --check .

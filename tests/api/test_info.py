@@ -73,7 +73,7 @@ def test_openapi_covers_the_binary_route(client):
     route = document["paths"]["/v1/ensembles/{ensemble}/soft-targets"]["post"]
     assert set(route["requestBody"]["content"]) == {"application/json", "application/vnd.apache.arrow.stream"}
     names = [parameter["name"] for parameter in route["parameters"]]
-    assert names == ["ensemble", "recipe", "temperature", "weights", "top_k", "order"]
+    assert names == ["ensemble", "recipe", "temperature", "weights", "top_k", "dtype", "order"]
     ensemble = "/v1/ensembles/{ensemble}"
     recipe = f"{ensemble}/recipes/{{recipe}}"
     assert set(document["paths"]) == {

@@ -28,6 +28,7 @@ from soft_targets.wire import (
     encode_digests,
     encode_request,
     read_reply,
+    reader,
     row_digests,
     row_id_array,
 )
@@ -809,6 +810,9 @@ def test_a_reply_without_a_column(missing):
         {"log_probs": pa.array([[0.0, -1.0]], pa.list_(pa.float32()))},
         {"indices": fixed([[0, 1]], pa.int64(), 2), "tail_log_mass": pa.array([0.0], pa.float32())},
         {"indices": fixed([[0, 1]], pa.int32(), 2)},
+        {"entropy": pa.array([0.5], pa.float32())},
+        {"divergence": pa.array([0.5], pa.float32())},
+        {"entropy": pa.array([0.5], pa.float64()), "divergence": pa.array([0.5], pa.float64())},
     ],
 )
 def test_a_reply_with_a_column_of_another_type(column):
@@ -849,6 +853,29 @@ def test_a_value_that_is_no_log_probability(column):
         next(batches)
 
 
+@pytest.mark.parametrize("name", wire.DIAGNOSTICS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1e-6, None])
+def test_a_figure_that_is_none(name, bad):
+    figures = {one: pa.array([0.5], pa.float32()) for one in wire.DIAGNOSTICS}
+    _, batches = read_reply(stream(batch_of(**figures | {name: pa.array([bad], pa.float32())})))
+    with pytest.raises(WireError, match=rf"a value that is no {name}|no value where it promises one"):
+        next(batches)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, 2e-4, 0.01, 1.0, 65504.0])
+def test_a_half_that_is_no_log_probability(bad):
+    _, batches = read_reply(stream(batch_of(log_probs=fixed([[-1.0, np.float16(bad)]], pa.float16(), 2))))
+    with pytest.raises(WireError, match="no log-probability"):
+        next(batches)
+
+
+def test_every_half_is_judged_as_its_float():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 1)
+    with np.errstate(invalid="ignore"):
+        expected = ~(every[:, 0].astype(np.float64) <= np.float16(1e-4))
+    np.testing.assert_array_equal(reader._no_log_probs(every), expected)
+
+
 def test_values_at_the_edge_of_what_is_a_log_probability():
     rounded = {"log_probs": fixed([[-np.inf, 1e-6]], pa.float32(), 2), "indices": SPARSE["indices"]}
     _, batches = read_reply(stream(batch_of(**rounded, tail_log_mass=pa.array([-np.inf], pa.float32()))))
@@ -880,7 +907,7 @@ def test_the_values_of_rows_that_have_none_mean_nothing():
 
 
 def test_a_new_column_does_not_disturb():
-    _, batches = read_reply(stream(batch_of(entropy=pa.array([0.5], pa.float32()))))
+    _, batches = read_reply(stream(batch_of(surprise=pa.array([0.5], pa.float32()))))
     assert next(batches).sources == ["hit"]
 
 
@@ -919,6 +946,51 @@ def batch_bytes(body):
         for message in pa.ipc.MessageReader.open_stream(body)
         if message.type == "record batch"
     ]
+
+
+@pytest.mark.parametrize("codec", wire.CODECS)
+@pytest.mark.parametrize("dtype", wire.PRECISIONS)
+def test_a_compressed_reply_says_the_same(codec, dtype):
+    layout, rows = Layout(50, 7, dtype, diagnostics=True), 200
+    random = np.random.default_rng(0)
+    values = layout.pack(
+        -random.random((rows, 7)).astype("<f4"),
+        np.tile(np.arange(7, dtype="<i4"), (rows, 1)),
+        -random.random(rows).astype("<f4"),
+        entropy=random.random(rows).astype("<f4"),
+        divergence=np.zeros(rows, "<f4"),
+    )
+    bodies = []
+    for one in (None, codec):
+        writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA, codec=one)
+        pieces = list(writer.group(default_row_ids(rows)[:150], ["hit"] * 150, values[:150], [None] * 150))
+        pieces += writer.group(
+            default_row_ids(rows)[150:],
+            ["hit"] * 49 + ["error"],
+            [*values[150:199], None],
+            [None] * 49 + [ERROR],
+        )
+        bodies.append(b"".join([*pieces, writer.close()]))
+    assert len(bodies[1]) < 0.8 * len(bodies[0])
+    (said, known), (says, found) = map(read, bodies)
+    assert says == said
+    assert found[-1] == known[-1] == Closing(200, 1)
+    for one, other in zip(known[:-1], found[:-1], strict=True):
+        assert one.sources == other.sources
+        assert one.errors == other.errors
+        for name in ("log_probs", "indices", "tail_log_mass", "entropy", "divergence"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("codec", wire.CODECS)
+def test_what_does_not_compress_stays_below_the_size_of_a_batch(codec):
+    layout = Layout(1000, 300)
+    random = np.random.default_rng(0)
+    values = [random.bytes(layout.row_bytes) for _ in range(3000)]
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA, codec=codec)
+    pieces = list(writer.group(default_row_ids(3000), ["hit"] * 3000, values, [None] * 3000))
+    assert len(pieces) == 2
+    assert max(batch_bytes(b"".join([*pieces, writer.close()]))) <= wire.MAX_BATCH_BYTES
 
 
 @pytest.mark.parametrize(
@@ -967,18 +1039,24 @@ def test_a_row_larger_than_a_batch_travels_alone():
 @given(
     st.integers(1, 6),
     st.integers(1, 5),
+    st.sampled_from(wire.PRECISIONS),
     st.data(),
 )
-def test_any_reply_comes_back_as_it_went(rows, classes, data):
+def test_any_reply_comes_back_as_it_went(rows, classes, dtype, data):
     k = data.draw(st.none() | st.integers(1, classes))
     width = classes if k is None else k
     floats = st.floats(allow_nan=False, max_value=0, width=32)
-    log_probs = data.draw(st_numpy.arrays("<f4", (rows, width), elements=floats))
+    given = st.floats(allow_nan=False, max_value=0, width=int(dtype[-2:]))
+    log_probs = data.draw(st_numpy.arrays(dtype, (rows, width), elements=given))
     indices = None if k is None else data.draw(st_numpy.arrays("<i4", (rows, k)))
     tail = None if k is None else data.draw(st_numpy.arrays("<f4", rows, elements=floats))
     sources = data.draw(st.lists(st.sampled_from(wire.SOURCES), min_size=rows, max_size=rows))
-    layout = Layout(classes, k)
-    values = layout.pack(log_probs, indices, tail)
+    figures = {}
+    if data.draw(st.booleans()):
+        nats = st.floats(0, 2.0**126, width=32)
+        figures = {name: data.draw(st_numpy.arrays("<f4", rows, elements=nats)) for name in wire.DIAGNOSTICS}
+    layout = Layout(classes, k, dtype, bool(figures))
+    values = layout.pack(log_probs.astype("<f4"), indices, tail, **figures)
     assert {len(value) for value in values} == {layout.row_bytes}
     given_values = [
         None if source in ("absent", "error") else value
@@ -996,27 +1074,59 @@ def test_any_reply_comes_back_as_it_went(rows, classes, data):
     assert [source for batch in batches for source in batch.sources] == sources
     assert [error for batch in batches for error in batch.errors] == errors
     kept = [value is not None for value in given_values]
+    assert {batch.log_probs.dtype for batch in batches} == {np.dtype(dtype)}
     np.testing.assert_array_equal(np.concatenate([b.log_probs for b in batches])[kept], log_probs[kept])
     if k is not None:
         np.testing.assert_array_equal(np.concatenate([b.indices for b in batches])[kept], indices[kept])
         np.testing.assert_array_equal(np.concatenate([b.tail_log_mass for b in batches])[kept], tail[kept])
+    for name in wire.DIAGNOSTICS:
+        found = [getattr(batch, name) for batch in batches]
+        if figures:
+            np.testing.assert_array_equal(np.concatenate(found)[kept], figures[name][kept])
+        else:
+            assert set(map(type, found)) == {type(None)}
 
 
-def test_a_layout_unpacks_what_it_packed():
-    layout = Layout(9, 2)
-    values = layout.pack(DENSE[:, :2], np.arange(6).reshape(3, 2), np.array([-1.0, -np.inf, -2.0]))
-    log_probs, indices, tail = layout.unpack(b"".join(values))
-    np.testing.assert_array_equal(log_probs, DENSE[:, :2])
-    np.testing.assert_array_equal(indices, np.arange(6).reshape(3, 2))
-    np.testing.assert_array_equal(tail, [-1, -np.inf, -2])
+@pytest.mark.parametrize("dtype", wire.PRECISIONS)
+@pytest.mark.parametrize("top_k", [None, 1, 2, 3])
+@pytest.mark.parametrize("diagnostics", [False, True])
+def test_a_layout_unpacks_what_it_packed(top_k, dtype, diagnostics):
+    layout, width = Layout(3, top_k, dtype, diagnostics), top_k or 3
+    given_columns = {"log_probs": DENSE[:, :width]}
+    if top_k is not None:
+        given_columns["indices"] = np.arange(3 * width, dtype="<i4").reshape(3, width)
+        given_columns["tail_log_mass"] = np.array([-1.0, -np.inf, -2.0], "<f4")
+    figures = {"entropy": np.array([0, 0.5, 2], "<f4"), "divergence": np.array([1, 0.25, 0], "<f4")}
+    figures = figures if diagnostics else {}
+    values = layout.pack(
+        *(given_columns.get(name) for name in ("log_probs", "indices", "tail_log_mass")), **figures
+    )
+    given_columns |= figures
+    size = np.dtype(dtype).itemsize * width + (0 if top_k is None else 4 * width + 4) + 8 * diagnostics
+    assert {len(value) for value in values} == {layout.row_bytes} == {size}
+    columns = layout.unpack(b"".join(values))
+    assert list(columns) == [field.name for field in layout.fields()] == list(layout.columns)
+    for name, column in columns.items():
+        kind = dtype if name == "log_probs" else given_columns[name].dtype
+        assert column.dtype == kind
+        np.testing.assert_array_equal(column, given_columns[name].astype(kind))
 
 
+def test_halves_are_the_nearest_and_what_is_below_the_smallest_is_minus_infinity():
+    layout = Layout(4, None, "float16")
+    [value] = layout.pack(np.array([[-1.0009, -87.34, -1e-7, -70_000.0]], "<f4"))
+    assert layout.unpack(value)["log_probs"].tolist() == [[-1.0009765625, -87.3125, -(2.0**-23), -np.inf]]
+
+
+@pytest.mark.parametrize("dtype", wire.PRECISIONS)
+@pytest.mark.parametrize("diagnostics", [False, True])
 @pytest.mark.parametrize(
-    ("classes", "top_k", "rows"), [(3, None, 1), (3, None, 5), (7, 2, 3), (100, None, 128)]
+    ("classes", "top_k", "rows"),
+    [(3, None, 1), (3, None, 5), (7, 1, 1), (7, 2, 3), (7, 3, 5), (100, None, 128)],
 )
-def test_a_reply_is_the_bytes_that_pyarrow_writes(classes, top_k, rows):
-    layout = Layout(classes, top_k)
-    values = [bytes(layout.row_bytes)] * rows
+def test_a_reply_is_the_bytes_that_pyarrow_writes(classes, top_k, rows, dtype, diagnostics):
+    layout = Layout(classes, top_k, dtype, diagnostics)
+    values = [bytes([row]) * layout.row_bytes for row in range(rows)]
     ids = pa.array(np.arange(rows, dtype=np.uint64) + 7)
     sources = [wire.SOURCES[row % 4] for row in range(rows)]
     writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
