@@ -43,13 +43,13 @@ def nested(kind):
         inner = pa.FixedSizeListArray.from_arrays(pa.array(image), 3)
         columns = {"image": pa.FixedSizeListArray.from_arrays(inner, 2)}
     else:
-        offsets, list_of = (
-            (pa.int32(), pa.ListArray) if kind == "lists" else (pa.int64(), pa.LargeListArray)
-        )
+        offsets, list_of = (pa.int32(), pa.ListArray) if kind == "lists" else (pa.int64(), pa.LargeListArray)
         inner = list_of.from_arrays(pa.array(range(0, image.size + 1, 3), offsets), pa.array(image))
         columns = {"image": list_of.from_arrays(pa.array(range(0, 2 * COUNT + 1, 2), offsets), inner)}
     text = pa.array(ARRAYS["text"])
-    columns["text"] = {"fixed": text.dictionary_encode(), "large": text.cast(pa.large_string())}.get(kind, text)
+    columns["text"] = {"fixed": text.dictionary_encode(), "large": text.cast(pa.large_string())}.get(
+        kind, text
+    )
     columns |= {"number": pa.array(ARRAYS["number"]), "flag": pa.FixedSizeListArray.from_arrays(flag, 2)}
     return pa.table({**columns, "label": pa.array(["ignored"] * COUNT)})
 
@@ -64,7 +64,11 @@ def several(folder):
     (folder / "sub").mkdir()
     (folder / "_SUCCESS").touch()
     (folder / ".hidden.parquet").touch()
-    for name, part in (("a.parquet", slice(0, 11)), ("sub/b.parquet", slice(11, 11)), ("z.parquet", slice(11, 50))):
+    for name, part in (
+        ("a.parquet", slice(0, 11)),
+        ("sub/b.parquet", slice(11, 11)),
+        ("z.parquet", slice(11, 50)),
+    ):
         pq.write_table(table[part], folder / name)
     return folder
 
@@ -98,7 +102,9 @@ KINDS = {
     "large lists": lambda folder: parquet(folder, "large"),
     "fixed-size lists": lambda folder: parquet(folder, "fixed"),
     "tensors": lambda folder: parquet(folder, "tensor"),
-    "uncompressed, of old": lambda folder: parquet(folder, compression="none", version="1.0", store_schema=False),
+    "uncompressed, of old": lambda folder: parquet(
+        folder, compression="none", version="1.0", store_schema=False
+    ),
     "a folder": several,
     "a glob": lambda folder: f"{several(folder)}/**/*.parquet",
     "npz": lambda folder: npz(folder, compressed=False),
@@ -143,7 +149,9 @@ def test_rows_keep_ids_of_their_own(tmp_path, kind, ids):
     if kind == "npz":
         np.savez(tmp_path / "a.npz", x=x, row_id=IDS[ids])
     else:
-        pq.write_table(pa.table({"x": x.tolist(), "row_id": IDS[ids]}), tmp_path / "a.parquet", row_group_size=7)
+        pq.write_table(
+            pa.table({"x": x.tolist(), "row_id": IDS[ids]}), tmp_path / "a.parquet", row_group_size=7
+        )
     data = open_dataset(str(tmp_path), {"x": TensorSpec("<f4", (2,))})
     assert data.ids_type == (pa.string() if ids == "text" else pa.uint64())
     for found in (data.ids(), (chunk.row_ids for chunk in data.chunks(9))):

@@ -1,4 +1,4 @@
-"""Data that do not fit are refused with the file, the row and the column; what is before has been handed out."""
+"""Data that do not fit are refused with file, row and column; what is before has been handed out."""
 
 import builtins
 import zipfile
@@ -30,12 +30,10 @@ def refused(path, specs):
 
 def handed_out(path, specs, rows=6):
     """How many rows come before the refusal, and what it says."""
-    count = 0
+    chunks = []
     with pytest.raises(DataError) as caught:
-        for chunk in open_dataset(path, specs).chunks(rows):
-            assert chunk.start == count
-            count += len(chunk.digests)
-    return count, str(caught.value)
+        chunks.extend(open_dataset(path, specs).chunks(rows))
+    return sum(len(chunk.digests) for chunk in chunks), str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +171,9 @@ def test_a_file_that_cannot_be_read(tmp_path, kind, harm):
     else:
         np.save(path, x)
     data = path.read_bytes()
-    path.write_bytes({"nothing in it": b"", "other bytes": b"\x00other" * 99, "cut": data[: len(data) // 2]}[harm])
+    path.write_bytes(
+        {"nothing in it": b"", "other bytes": b"\x00other" * 99, "cut": data[: len(data) // 2]}[harm]
+    )
     if kind == "npy" and harm == "cut":  # only whoever reads it finds out
         count, said = handed_out(str(path), {"x": X}, rows=1000)
         assert count == 2000
@@ -261,7 +261,9 @@ def test_an_archive_under_a_password(tmp_path):
 
 
 def test_what_is_no_data(tmp_path):
-    assert refused(f"{tmp_path}/nowhere", {"x": X}).startswith(f"{tmp_path}/nowhere does not exist; give a Parquet")
+    assert refused(f"{tmp_path}/nowhere", {"x": X}).startswith(
+        f"{tmp_path}/nowhere does not exist; give a Parquet"
+    )
     assert "matches no file" in refused(f"{tmp_path}/*.parquet", {"x": X})
     assert "holds no file of a known kind" in refused(str(tmp_path), {"x": X})
     (tmp_path / "a.csv").touch()

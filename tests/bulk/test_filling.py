@@ -41,7 +41,7 @@ def test_every_row_is_kept_and_never_computed_again(config, saved):
     assert asyncio.run(kept(config, data)) == values
 
 
-def test_a_request_afterwards_is_a_hit_with_the_bytes_of_the_cache(config, saved, start, tmp_path):
+def test_a_request_afterwards_is_a_hit_with_the_bytes_of_the_cache(config, start, tmp_path):
     x = rows(200)
     names = [f"row {number}" for number in np.random.default_rng(1).permutation(200)]
     column = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 6)
@@ -52,14 +52,13 @@ def test_a_request_afterwards_is_a_hit_with_the_bytes_of_the_cache(config, saved
     for recipe in ("default", "sparse"):
         values = asyncio.run(kept(config, tmp_path / "x.parquet", recipe=recipe))
         with Client(server.url, ensemble="toy", recipe=recipe) as client:
-            targets = client.soft_targets({"x": x[::-1]})
+            targets = client.soft_targets({"x": x})
         assert set(targets.source) == {"hit"}
-        found = targets.log_probs[::-1]
+        columns = [targets.log_probs]
+        if recipe == "sparse":
+            columns = [targets.indices, targets.log_probs, targets.tail_log_mass]
         for row, value in enumerate(values):
-            bits = found[row].tobytes()
-            if recipe == "sparse":
-                bits = targets.indices[::-1][row].tobytes() + bits + targets.tail_log_mass[::-1][row].tobytes()
-            assert bits == value
+            assert b"".join(column[row].tobytes() for column in columns) == value
 
 
 def test_a_row_that_stands_in_the_data_twice_is_kept_once(config, saved):
@@ -124,7 +123,12 @@ def test_opinions_arrive_with_the_targets(configured, saved):
 
 @pytest.mark.parametrize(
     ("options", "recipe"),
-    [({"temperature": "3.5"}, "default"), ({"weights": "one:1,two:3"}, "default"), ({"top_k": "3"}, "sparse")],
+    [
+        ({"temperature": "3.5"}, "default"),
+        ({"weights": "one:1,two:3"}, "default"),
+        ({"top_k": "3"}, "sparse"),
+        ({"dtype": "float16"}, "default"),
+    ],
 )
 def test_a_recipe_with_overrides_is_another_one(configured, saved, options, recipe):
     config, data = configured(), saved(rows(100))
@@ -137,19 +141,19 @@ def test_a_recipe_with_overrides_is_another_one(configured, saved, options, reci
 def test_data_that_are_wrong_in_the_middle_lose_nothing_before(configured, tmp_path):
     config = configured()
     x = rows(3000).tolist()
-    pq.write_table(pa.table({"x": x[:2500] + [None] + x[2501:]}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"x": [*x[:2500], None, *x[2501:]]}), tmp_path / "x.parquet")
     stopped = prefill(config, tmp_path / "x.parquet")
     assert stopped.code == 2
     assert stopped.notes[0].startswith(f"{tmp_path}/x.parquet, row 2500, column 'x': it is null")
     assert stopped.notes[1] == "2500 of 3000 rows were done; the same command goes on from there"
     pq.write_table(pa.table({"x": x}), tmp_path / "x.parquet")
-    assert prefill(config, tmp_path / "x.parquet").said.startswith("3000 rows: 2500 were in the cache, 500 are")
+    assert prefill(config, tmp_path / "x.parquet").said.startswith(
+        "3000 rows: 2500 were in the cache, 500 are"
+    )
 
 
 def test_row_ids_that_stand_twice_are_refused_before_anything_is_computed(configured, tmp_path):
-    pq.write_table(
-        pa.table({"x": rows(3000).tolist(), "row_id": [*range(2999), 7]}), tmp_path / "x.parquet"
-    )
+    pq.write_table(pa.table({"x": rows(3000).tolist(), "row_id": [*range(2999), 7]}), tmp_path / "x.parquet")
     stopped = prefill(configured(), tmp_path / "x.parquet")
     assert stopped.code == 2
     assert "row_id 7 stands twice, in" in stopped.notes[0]
@@ -167,7 +171,9 @@ def test_a_folder_without_room_is_told(configured, saved, tmp_path):
     config = configured(f"lmdb://{tmp_path}/cache?max_bytes=1MiB")
     done = prefill(config, saved(rows(12_000)))
     assert done.code == 1
-    found = re.match(r"of (\d+) rows that were looked up again at the end, (\d+) are kept no longer", done.notes[-1])
+    found = re.match(
+        r"of (\d+) rows that were looked up again at the end, (\d+) are kept no longer", done.notes[-1]
+    )
     assert int(found[1]) == 1024
     assert 0 < int(found[2]) <= 1024
 

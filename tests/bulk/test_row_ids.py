@@ -61,7 +61,9 @@ def test_many_ids_in_many_passes(tmp_path):
 
 def test_ids_that_share_their_low_bits_are_spread_over_the_passes(tmp_path):
     ids = np.random.default_rng(0).permutation(4096).astype(np.uint64) * np.uint64(2**20)
-    shares = [len(row_ids._share(row_ids._hashes(next(saved(tmp_path, ids).ids())), 8, one)) for one in range(8)]
+    shares = [
+        len(row_ids._share(row_ids._hashes(next(saved(tmp_path, ids).ids())), 8, one)) for one in range(8)
+    ]
     assert sum(shares) == 4096
     assert max(shares) < 2 * 4096 / 8
 

@@ -1,4 +1,4 @@
-"""Ensembles of fake teachers, rows for them, and the commands over whole data sets: called, or as processes."""
+"""Ensembles of fake teachers, rows for them, and the commands over data sets: called, or as processes."""
 
 import subprocess
 import sys
