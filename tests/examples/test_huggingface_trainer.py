@@ -52,6 +52,11 @@ except KeyError as exc:
 def out(digits, run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("huggingface")
     (folder / "said").write_text(run("-c", PROGRAM, digits.url, folder).stdout)
+    run(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "huggingface_trainer.py",
+        "--url", digits.url, "--output", folder / "ranks", "--epochs", 1, "--batch", 32,
+        ignore=["Grad strides do not match"],  # the gradient of a depthwise convolution; slower, says torch
+    )  # fmt: skip
     return folder
 
 
@@ -85,10 +90,15 @@ def test_the_history_has_stall_and_hit_rate(out):
     assert hits[-1] == 1  # the runs before it asked for the same rows
 
 
-def test_an_update_is_the_same_however_its_rows_are_cut_up(out):
-    """1400 rows are 21 updates of 64 and one of 56, which as micro-batches are 32 and 24 rows."""
+@pytest.mark.parametrize("cut", ["halves", "ranks"])
+def test_an_update_is_the_same_however_its_rows_are_cut_up(out, cut):
+    """Two micro-batches of 32 rows, or two ranks with 32 each, make the update that one batch of 64 makes."""
     figures = ("loss", "grad_norm")
-    np.testing.assert_allclose(history(out, "halves", *figures), history(out, "whole", *figures), rtol=1e-5)
+    np.testing.assert_allclose(history(out, cut, *figures), history(out, "whole", *figures), rtol=1e-5)
+
+
+def test_a_last_smaller_micro_batch_counts_by_its_rows(out):
+    """1400 rows are 21 updates of 64, and one of 56 that is made of 32 and 24."""
     whole, halves = weights(out, "whole"), weights(out, "halves")
     assert whole.keys() == halves.keys()
     for name, values in whole.items():
