@@ -302,7 +302,7 @@ def test_interrupted_it_says_how_far_it_is(configured, saved, redis_server):
     config, data = configured(redis_server.url), saved(rows(50_000))
     with redis_server.client() as client, client.monitor() as monitor:
         process = begun("prefill", config, data)
-        after(monitor, 5000)
+        after(monitor, 10_000)  # more than are on their way at a time
         process.send_signal(signal.SIGINT)
     said, noted = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
