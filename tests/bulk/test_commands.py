@@ -3,15 +3,23 @@
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import structlog
+import typer
 from bulk_runs import prefill, rows, typed
 from typer.testing import CliRunner
 
 from service import cli
+from service.bulk.values import schema
+from soft_targets.wire import Layout
+
+ROOT = Path(__file__).parents[2]
 
 MEMORY = "memory://?max_bytes=1MiB"
 
@@ -125,3 +133,21 @@ def test_somebody_who_watches_sees_a_bar(configured, saved):
     assert process.wait(timeout=60) == 0
     assert b"2000/2000" in seen
     assert "━" in seen.decode()
+
+
+def test_the_guide_names_every_option_and_no_other():
+    guide = (ROOT / "docs" / "prefill.md").read_text()
+    named = set(re.findall(r"--[a-z][a-z-]+", guide))
+    commands = {
+        name: {option for one in command.params for option in one.opts if option.startswith("--")}
+        for name, command in typer.main.get_command(cli.app).commands.items()
+    }
+    assert named == commands["prefill"] | commands["import"] | commands["verify"]
+
+
+def test_the_guide_names_the_columns_of_an_export():
+    guide = (ROOT / "docs" / "prefill.md").read_text()
+    table = guide.split("| column | |")[1].split("\n\n")[0]
+    layouts = [Layout(4), Layout(4, top_k=2, diagnostics=True)]
+    columns = {name for layout in layouts for name in schema(layout, pa.uint64()).names}
+    assert set(re.findall(r"`(\w+)`", table)) == columns

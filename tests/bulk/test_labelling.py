@@ -301,6 +301,17 @@ def test_chunks_hold_whole_batches_where_that_is_not_too_much(configured):
     assert asyncio.run(sizes(wider)) == (2_400_016, 3)
 
 
+def test_all_processors_label_however_many_processes_would_serve(configured):
+    async def threads(workers):
+        change = [("workers: 1", f"workers: {workers}"), (", in_flight: 2, threads: 1", "")]
+        settings = load(configured(change=change))
+        labeller = Labeller.open(settings, "toy", "default", Overrides(), keeping="nothing")
+        await labeller.close()
+        return labeller.ensemble.processes
+
+    assert asyncio.run(threads(1)) == asyncio.run(threads(8)) == 1
+
+
 RETRIED = """\
 cache: {url: 'URL'}
 ensembles:
