@@ -3,7 +3,7 @@
 import math
 import operator
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -24,12 +24,36 @@ class Ensemble(NamedTuple):
     described: dict[str, Any]
     specs: dict[str, wire.TensorSpec]
     classes: tuple[str, ...]
+    classes_digest: str
     max_rows: int
     max_bytes: int
 
 
+def addresses(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Base URLs, without a slash at their end.
+
+    Raises:
+        InputError: they are none.
+    """
+    urls = tuple(url.rstrip("/") for url in ((given,) if isinstance(given, str) else given))
+    if not urls or len(set(urls)) < len(urls):
+        raise InputError(f"base_url must be one address or several different ones, not {given!r}")
+    for base_url in urls:
+        try:
+            url = httpx2.URL(base_url)
+        except httpx2.InvalidURL as exc:
+            raise InputError(f"base_url {base_url!r} is no address: {exc}") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InputError(f"base_url must look like http://host:8000, not {base_url!r}")
+    return urls
+
+
 def query(
-    recipe: str, temperature: float | None, weights: Mapping[str, float] | None, top_k: int | None
+    recipe: str,
+    temperature: float | None,
+    weights: Mapping[str, float] | None,
+    top_k: int | None,
+    dtype: str,
 ) -> dict[str, str]:
     """The parameters of a question.
 
@@ -53,6 +77,10 @@ def query(
         asked["weights"] = ",".join(f"{teacher}:{number!r}" for teacher, number in numbers.items())
     if top_k is not None:
         asked["top_k"] = str(_top_k(top_k))
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
+    if dtype != "float32":
+        asked["dtype"] = dtype
     return asked
 
 
@@ -93,6 +121,7 @@ def read_ensemble(response: httpx2.Response) -> Ensemble:
             described=described,
             specs=specs,
             classes=tuple(described["classes"]),
+            classes_digest=wire.classes_digest(described["classes"]),
             max_rows=min(MAX_ROWS, int(limits.get("max_rows_per_request", MAX_ROWS))),
             max_bytes=min(MAX_BYTES, int(limits.get("max_body_bytes", MAX_BYTES))),
         )
@@ -123,7 +152,7 @@ def get(server: Server, path: str) -> httpx2.Response:
 
 
 def post(
-    server: Server, path: str, params: Mapping[str, str], body: bytes, *, max_bytes: int
+    server: Server, path: str, params: Mapping[str, str], body: bytes, *, accept: str, max_bytes: int
 ) -> tuple[bytes, httpx2.RequestError | None]:
     """Send one request for targets; the answer as far as it came, and what broke it off if anything did.
 
@@ -132,6 +161,7 @@ def post(
         path: the route.
         params: the query.
         body: an Arrow stream.
+        accept: what the answer may be.
         max_bytes: what an answer may take.
 
     Raises:
@@ -139,8 +169,8 @@ def post(
         RequestRefused: the server refused.
         WireError: the answer is no Arrow stream, or longer than it may be.
     """
-    # Log-probabilities hardly compress, so a proxy is not asked to try.
-    headers = {"Content-Type": wire.ARROW, "Accept": wire.ARROW, "Accept-Encoding": "identity"}
+    # No content coding: a stream is compressed as the server and this client agree, or not at all.
+    headers = {"Content-Type": wire.ARROW, "Accept": accept, "Accept-Encoding": "identity"}
     pieces: list[bytes] = []
     try:
         with server.http.stream("POST", path, params=params, content=body, headers=headers) as response:

@@ -39,6 +39,7 @@ class RecipeInfo(BaseModel):
     floor: float
     output_temperature: float
     sparsity: dict[str, int] | None
+    diagnostics: bool
 
 
 class PlanInfo(BaseModel):
@@ -46,6 +47,7 @@ class PlanInfo(BaseModel):
 
     operator: dict[str, Any]
     sparse: bool
+    diagnostics: bool
     plan: str
     reason: str
     spread: float | None
@@ -113,6 +115,7 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
                 floor=known.recipe.floor,
                 output_temperature=known.recipe.output_temperature,
                 sparsity=None if known.recipe.top_k is None else {"top_k": known.recipe.top_k},
+                diagnostics=known.recipe.diagnostics,
             )
             for name, known in recipes.items()
         },

@@ -139,7 +139,6 @@ class Sparsity(Section):
 class RecipeSection(Section):
     """All that determines a target besides the input."""
 
-    later: ClassVar = frozenset({"diagnostics"})
     operator: Annotated[OperatorSpec, BeforeValidator(_operator)]
     profile: Literal["strict", "paper"] = "strict"
     accept_violations: tuple[Text, ...] = ()
@@ -148,6 +147,7 @@ class RecipeSection(Section):
     floor: Annotated[Number, Field(gt=0, lt=1)] = 1e-6
     output_temperature: Calibration = 1.0
     sparsity: Sparsity | None = None
+    diagnostics: bool = False
 
     @model_validator(mode="after")
     def _recalibrates_once(self) -> Self:
@@ -257,6 +257,7 @@ class Ensemble(Section):
             floor=section.floor,
             output_temperature=section.output_temperature,
             top_k=top_k,
+            diagnostics=section.diagnostics,
         )
 
 

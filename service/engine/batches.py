@@ -67,7 +67,7 @@ def batch(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> list[Answer]:
         if parts[0].payload.inputs is None:
             opinions = _opinions(ensemble, parts)
             outcome = ensemble.plans.fuse(opinions, temperature, weights, effective.pair)
-            answers = _answers(ensemble, effective, weights, outcome)
+            answers = _answers(ensemble, _packed(parts, outcome), weights, outcome)
             return [answer._replace(source="opinions") for answer in answers]
         outcome = ensemble.plans.run(_inputs(parts), temperature, weights, effective.pair)
     except Exception:
@@ -77,7 +77,7 @@ def batch(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> list[Answer]:
     for place, message in outcome.failures.items():
         teacher = ensemble.members[place].teacher.name
         log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
-    return _answers(ensemble, effective, weights, outcome)
+    return _answers(ensemble, _packed(parts, outcome), weights, outcome)
 
 
 def _inputs(parts: Sequence[Part[Question]]) -> dict[str, Array]:
@@ -103,8 +103,26 @@ def _asked_by(part: Part[Question]) -> tuple[Array, Array]:
     return _asked(part.payload.effective, len(part.rows))
 
 
-def _answers(ensemble: Ensemble, effective: Effective, weights: Array, outcome: Outcome) -> list[Answer]:
-    values = effective.layout.pack(outcome.log_probs, outcome.indices, outcome.tail_log_mass)
+def _packed(parts: Sequence[Part[Question]], outcome: Outcome) -> list[bytes]:
+    """Every row's target as bytes, in the precision that its request asks for."""
+    layouts = [part.payload.effective.layout for part in parts]
+    packed = {
+        layout: layout.pack(
+            outcome.log_probs,
+            outcome.indices,
+            outcome.tail_log_mass,
+            entropy=outcome.entropy,
+            divergence=outcome.divergence,
+        )
+        for layout in set(layouts)
+    }
+    if len(packed) == 1:
+        return packed[layouts[0]]
+    of_rows = [layout for layout, part in zip(layouts, parts, strict=True) for _ in part.rows]
+    return [packed[layout][row] for row, layout in enumerate(of_rows)]
+
+
+def _answers(ensemble: Ensemble, values: list[bytes], weights: Array, outcome: Outcome) -> list[Answer]:
     answers = [
         Answer(value, None, keep=not again) for value, again in zip(values, outcome.again, strict=True)
     ]

@@ -27,7 +27,7 @@ from service.plans.stages import Kept
 from service.teachers.onnx import runtime
 from service.teachers.session import Deadlines
 from service.telemetry import logger
-from soft_targets.wire import FORMAT, Layout, classes_digest
+from soft_targets.wire import FORMAT, Layout, Precision, classes_digest
 
 log = logger("engine")
 
@@ -39,6 +39,7 @@ class Overrides:
     temperature: float | None = None
     weights: Mapping[str, float] | None = None
     top_k: int | None = None
+    dtype: Precision | None = None
 
 
 class Effective(NamedTuple):
@@ -253,6 +254,8 @@ class Ensemble:
             if overrides.top_k > len(self.classes):
                 raise BadQuery(f"top_k is {overrides.top_k}; this ensemble has {len(self.classes)} classes")
             recipe = dataclasses.replace(recipe, top_k=overrides.top_k)
+        if overrides.dtype is not None:
+            recipe = dataclasses.replace(recipe, dtype=overrides.dtype)
         return recipe
 
     def _effective(self, name: str, recipe: Recipe, admitted: Admitted) -> Effective:
@@ -282,7 +285,13 @@ class Ensemble:
     def _pair(self, recipe: Recipe, resolved: Resolved) -> Pair:
         operator = resolved.operator
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
-        return Pair(operator, recipe.floor if floored else None, recipe.output_temperature, recipe.top_k)
+        return Pair(
+            operator,
+            recipe.floor if floored else None,
+            recipe.output_temperature,
+            recipe.top_k,
+            recipe.diagnostics,
+        )
 
     @property
     def opinions_fingerprint(self) -> str:
@@ -300,8 +309,8 @@ class Ensemble:
             "floor": recipe.floor,
             "output_temperature": recipe.output_temperature,
             "top_k": recipe.top_k,
-            "dtype": "<f4",
-            "diagnostics": False,
+            "dtype": recipe.dtype,
+            "diagnostics": recipe.diagnostics,
             "opinions": self.keep,
         }
 

@@ -16,7 +16,7 @@ from service.plans.member import Member
 from service.plans.sizing import Sizing, fastest, resized
 from service.plans.split import SplitPlan
 from service.plans.stages import Kept, as_kept
-from service.plans.trials import AGREEMENT, disagreement, not_closed, probe_of, spread
+from service.plans.trials import AGREEMENT, differs, disagreement, not_closed, probe_of, spread
 from service.teachers.onnx import OnnxTeacher
 from service.teachers.session import Deadlines, Session
 from service.telemetry import logger
@@ -167,6 +167,7 @@ class Plans:
             {
                 "operator": {"name": pair.operator.name, **dict(pair.operator.parameters)},
                 "sparse": pair.top_k is not None,
+                "diagnostics": pair.diagnostics,
                 "plan": plan.name,
                 "reason": plan.reason,
                 "spread": found,
@@ -321,7 +322,7 @@ class Plans:
         operator, count = pair.operator, len(self._members)
         if operator[:3] in self._unrecorded:
             raise CannotRecord(self._unrecorded[operator[:3]])
-        dense = pair._replace(top_k=None)
+        dense = pair._replace(top_k=None, diagnostics=False)
         try:
             session = self._session(recording.fusion(count, self._classes, dense))
         except CannotRecord as exc:
@@ -357,7 +358,7 @@ class Plans:
             found, known = probe_of(plan, *question)(whole), probe_of(self.apart, *question)(whole)
         except (CannotRecord, GraphFailure) as exc:
             return self._split(str(exc))
-        if not (found.valid == known.valid).all() or disagreement(found.log_probs, known.log_probs) > 1:
+        if differs(found, known):
             return self._split(DISAGREES)
         return plan
 

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from operators.simplex import weighted_logsumexp
 from service.errors import TeacherFailure, TeacherOverrun
 from service.model import Array
 from service.plans.base import Outcome, Pair, survivors
 from service.plans.member import Member
-from service.plans.stages import enter, finish
+from service.plans.stages import diagnosed, enter, recalibrated, sparsified
 
 # A teacher that overran is not waited for again before this time has passed.
 SILENT_S = 30.0
@@ -63,11 +64,15 @@ class SplitPlan:
 
     def fuse(self, opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
         """Answer rows whose opinions are known."""
-        pooled = pair.operator.fuse(enter(opinions, temperature, pair), survivors(weights, valid))
-        log_probs, finite, sparse = finish(pooled, pair)
-        indices, tail = sparse or (None, None)
-        again = np.zeros(len(finite), dtype=bool)
-        return Outcome(log_probs, indices, tail, valid, finite, {}, again)
+        entered, left = enter(opinions, temperature, pair), survivors(weights, valid)
+        target, finite = recalibrated(pair.operator.fuse(entered, left), pair)
+        outcome = Outcome(
+            *sparsified(target, pair), valid, finite, failures={}, again=np.zeros(len(finite), dtype=bool)
+        )
+        if not pair.diagnostics:
+            return outcome
+        entropy, divergence = diagnosed(entered, weighted_logsumexp(entered, left), left, target)
+        return outcome._replace(entropy=entropy, divergence=divergence)
 
     def examine(
         self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair

@@ -10,7 +10,7 @@ import numpy as np
 from operators.simplex import log_softmax
 from service.model import Array
 from service.plans.base import Outcome, Pair, Plan
-from service.plans.stages import LOG_SMALLEST, enter, finish
+from service.plans.stages import LOG_SMALLEST, enter, recalibrated
 from service.teachers.session import Session
 
 # Below it float32 has too few digits of a probability left to compare.
@@ -37,6 +37,18 @@ def disagreement(one: Array, other: Array) -> float:
         return 0.0
     first, second = one[shown].astype(np.float64), other[shown].astype(np.float64)
     return float((np.abs(first - second) / (AGREEMENT + RELATIVE_AGREEMENT * np.abs(second))).max())
+
+
+def differs(found: Outcome, known: Outcome) -> bool:
+    """Whether two answers to the same rows differ by more than rounding."""
+    if not (found.valid == known.valid).all():
+        return True
+    pairs = (
+        (found.log_probs, known.log_probs),
+        (found.entropy, known.entropy),
+        (found.divergence, known.divergence),
+    )
+    return any(disagreement(one, other) > 1 for one, other in pairs if one is not None and other is not None)
 
 
 def spread(run: Callable[[slice], Outcome], rows: int) -> float:
@@ -78,7 +90,7 @@ def not_closed(session: Session, pair: Pair, count: int, classes: int) -> str | 
     }
     (found,) = session.run(["log_probs"], feeds)
     entered = enter(feeds["opinions"].astype(np.float64), np.ones(opinions.shape[1]), pair)
-    expected, _, _ = finish(pair.operator.fuse(entered, feeds["weights"].astype(np.float64)), pair)
+    expected, _ = recalibrated(pair.operator.fuse(entered, feeds["weights"].astype(np.float64)), pair)
     known = ~np.isnan(expected).any(axis=1)
     found, expected = found[known], expected[known]
     mass = np.exp(found.astype(np.float64)).sum(axis=1)

@@ -193,8 +193,40 @@ async def test_temperatures_and_weights_share_a_batch_and_change_no_answer(engin
         alone = toy.plans.apart.run(
             {"pixels": rows[:1]}, np.float32([effective.recipe.temperature]), weights, effective.pair
         )
-        found, _, _ = effective.layout.unpack(value)
+        found = effective.layout.unpack(value)["log_probs"]
         np.testing.assert_allclose(found, alone.log_probs, rtol=1e-5, atol=1e-5)
+    await engine.close()
+
+
+async def test_precisions_share_a_batch_and_each_gets_its_own_bytes(engine):
+    toy, rows = engine.ensemble("toy"), rows_of(4)
+    asked = [toy.effective("default", Overrides(dtype=dtype)) for dtype in ("float16", None, "float16", None)]
+    gate = threading.Event()
+    run = toy.plans.run
+    toy.plans.run = lambda *arguments: gate.wait(20) and run(*arguments)
+
+    async def ask(effective, row):
+        groups = engine.answer(toy, effective, {"pixels": rows[row : row + 1]})
+        return [value async for group in groups for value in group.values]
+
+    busy = [asyncio.create_task(ask(asked[1], 1)), asyncio.create_task(ask(asked[1], 2))]
+    waiting = [
+        asyncio.create_task(ask(effective, row)) for effective, row in zip(asked, (0, 0, 3, 3), strict=True)
+    ]
+    for _ in range(100):  # turns of the loop, in which all are queued
+        await asyncio.sleep(0)
+    gate.set()
+    together = await asyncio.gather(*waiting, *busy)
+    assert (engine.batchers["toy"].batches, engine.batchers["toy"].rows) == (3, 6)
+    for effective, (half,), (whole,), row in (
+        (asked[0], together[0], together[1], 0),
+        (asked[0], together[2], together[3], 3),
+    ):
+        assert (len(half), len(whole)) == (3 * 2, 3 * 4)
+        known = asked[1].layout.unpack(whole)["log_probs"]
+        np.testing.assert_array_equal(
+            effective.layout.unpack(half)["log_probs"], known.astype(np.float16), err_msg=str(row)
+        )
     await engine.close()
 
 
