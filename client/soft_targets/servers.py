@@ -126,7 +126,7 @@ class Servers:
         stopping = stopping or self._closing
         tried: list[Server] = []
         first_failed_at: float | None = None
-        while True:
+        while not stopping.is_set():
             try:
                 with self._chosen(tried) as server:
                     return send(server)
@@ -140,9 +140,9 @@ class Servers:
                     raise
                 then = f"trying again in {wait_s:.1f} s" if wait_s else "asking another server"
                 log.log(_level(exc, wait_s=wait_s, tries=len(tried)), "%s; %s", exc, then)
-            if stopping.wait(wait_s):
-                raise SoftTargetsError("the client was closed while it asked")
-            retried()
+            if not stopping.wait(wait_s):
+                retried()
+        raise SoftTargetsError("the client was closed while it asked")
 
     def stop(self) -> None:
         """Let nothing begin or be tried again."""

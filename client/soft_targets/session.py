@@ -73,9 +73,8 @@ class Session:
         except CancelledError:
             raise SoftTargetsError("the client was closed while it asked") from None
         finally:
-            for future in pending:
-                future.cancel()
-            wait(pending)
+            # Only those that run: one that is cancelled by a pool's shutdown is never told to be done.
+            wait([future for future in pending if not future.cancel()])
 
     def _submit(self, fetch: Callable[[slice], None], cut: slice) -> Future[None]:
         try:
