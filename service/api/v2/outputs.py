@@ -1,19 +1,23 @@
 """Outputs: which a recipe has, and their tensors out of the values that the cache keeps."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic_core import to_json
 
 from service.api.v2.datatypes import BYTES, datatype_of
+from service.api.v2.messages import unknown
 from service.api.v2.requests import Asked, RequestedOutput
 from service.errors import BadInput
-from service.model import Array, nearest
+from service.model import Array
 from soft_targets.wire import Layout
 
 # Of a value as JSON, about: JSON's text of a number, or the number as Python holds it.
 JSON_BYTES = 32
 _CLASSIFIED = ("probabilities", "log_probs")
+# So many values are written in less than a millisecond, in which no other thread gets its turn.
+_AT_ONCE = 1 << 12
 # JSON has no -inf, which an empty tail is; the exponential of this is 0 too.
 _LOWEST = np.finfo(np.float32).min
 
@@ -69,13 +73,20 @@ class Written(NamedTuple):
     values: Array
     binary: bool
 
-    def data(self) -> list[object]:
-        """The values as JSON has them, row-major."""
+    def data(self) -> bytes:
+        """The values as a list in JSON, row-major."""
+        flat = self.values.ravel()
+        parts = [
+            to_json(self._listed(flat[start : start + _AT_ONCE])) for start in range(0, len(flat), _AT_ONCE)
+        ]
+        return b"[" + b",".join(part[1:-1] for part in parts) + b"]"
+
+    def _listed(self, values: Array) -> list[Any]:
         if self.datatype == BYTES:
-            return [text.decode() for text in self.values.ravel()]
-        if self.values.dtype.kind == "f":
-            return list(np.maximum(self.values, _LOWEST).ravel().tolist())
-        return list(self.values.ravel().tolist())
+            return [text.decode() for text in values]
+        if values.dtype.kind == "f":
+            values = np.maximum(values, _LOWEST)
+        return list(values.tolist())
 
     def content(self) -> bytes:
         """The values as bytes, row-major."""
@@ -103,7 +114,7 @@ def wanted_of(layout: Layout, asked: Asked) -> list[Wanted]:
     wanted = []
     for name, binary, classification in requested:
         if name not in outputs:
-            raise BadInput(f"unknown output {name!r}{nearest(name, outputs)}")
+            raise BadInput(unknown("output", name, outputs))
         if classification is not None:
             if name not in _CLASSIFIED:
                 raise BadInput(f"output {name!r} holds no classes; ask classification of log_probs")
@@ -129,7 +140,7 @@ def written(
         values: of the rows, as the cache keeps them.
     """
     columns: dict[str, Array] = dict(layout.unpack(b"".join(values)))
-    if layout.top_k is None:
+    if any(one.name == "probabilities" for one in wanted):
         columns["probabilities"] = np.exp(columns["log_probs"].astype(np.float64)).astype(np.float32)
     return [_written(one, columns, classes, len(values)) for one in wanted]
 

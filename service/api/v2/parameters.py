@@ -3,10 +3,10 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+from service.api.v2.messages import short, unknown
 from service.config import TEMPERATURES
 from service.engine.ensemble import Overrides
 from service.errors import BadInput, Unsupported
-from service.model import nearest
 
 PREFIX = "soft_targets_"
 SHARED_MEMORY = "shared_memory_"
@@ -49,7 +49,7 @@ def parameters_of(holder: Mapping[str, Any], known: Collection[str], where: str)
         if name.startswith(SHARED_MEMORY):
             raise Unsupported(f"{where}: shared memory is not used here; send tensors in the body")
         if name not in known:
-            raise BadInput(f"{where}: unknown parameter {name!r}{nearest(name, known)}")
+            raise BadInput(f"{where}: {unknown('parameter', name, known)}")
         if not isinstance(value, str | int | float):
             raise BadInput(f"{where}: parameter {name!r} must be a text, a number or a boolean")
     return given
@@ -81,7 +81,7 @@ def boolean(name: str, value: Value) -> bool:
         BadInput: it is not.
     """
     if not isinstance(value, bool):
-        raise BadInput(f"parameter {name!r} is {value!r}: give true or false")
+        raise BadInput(f"parameter {name!r} is {short(value)}: give true or false")
     return value
 
 
@@ -92,7 +92,7 @@ def whole(name: str, value: Value, *, least: int = 0) -> int:
         BadInput: it is not, or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-        raise BadInput(f"parameter {name!r} is {value!r}: give a whole number from {least}")
+        raise BadInput(f"parameter {name!r} is {short(value)}: give a whole number from {least}")
     return value
 
 
@@ -103,7 +103,7 @@ def _top_k(name: str, value: Value) -> int:
 def _temperature(name: str, value: Value) -> float:
     low, high = TEMPERATURES
     if isinstance(value, str | bool) or not low <= value <= high:
-        raise BadInput(f"parameter {name!r} is {value!r}: give a number from {low:g} to {high:g}")
+        raise BadInput(f"parameter {name!r} is {short(value)}: give a number from {low:g} to {high:g}")
     return float(value)
 
 

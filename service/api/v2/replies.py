@@ -33,7 +33,7 @@ def encode(head: Mapping[str, Any], outputs: Sequence[Written], compression: str
         outputs: in their order.
         compression: gzip, deflate, or None.
     """
-    described, contents = [], []
+    described, contents = list[bytes](), list[bytes]()
     for output in outputs:
         said: dict[str, Any] = {
             "name": output.name,
@@ -43,10 +43,9 @@ def encode(head: Mapping[str, Any], outputs: Sequence[Written], compression: str
         if output.binary:
             contents.append(output.content())
             said["parameters"] = {"binary_data_size": len(contents[-1])}
-        else:
-            said["data"] = output.data()
-        described.append(said)
-    document = to_json({**head, "outputs": described})
+        data = b"" if output.binary else b',"data":' + output.data()
+        described.append(to_json(said)[:-1] + data + b"}")
+    document = to_json(head)[:-1] + b',"outputs":[' + b",".join(described) + b"]}"
     headers = {"content-type": JSON}
     if contents:
         # Of the JSON as it is before the body is compressed.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from service.api.v2 import requests
+from service.api.v2.messages import short, unknown_keys
 from service.api.v2.models import model_of, models_of, names_of, parse
 from service.api.v2.parameters import boolean, parameters_of
 from service.config import Ensemble as EnsembleConfig
@@ -71,7 +72,8 @@ async def load(engine: Engine, changes: Changes, name: str, document: Mapping[st
     for key in given if isinstance(given, dict) else ():
         if key == "config" or key.startswith("file:"):
             raise Unsupported(
-                f"a model is loaded from the server's configuration alone, not from the parameter {key!r}"
+                "a model is loaded from the server's configuration alone, not from the parameter "
+                f"{short(key)}"
             )
     parameters_of(document, (), "the request")
     ensemble = parse(name).ensemble
@@ -114,4 +116,4 @@ def _entry(name: str, version: str, amiss: str | None) -> dict[str, str]:
 
 def _check_keys(document: Mapping[str, Any], known: Collection[str]) -> None:
     if extra := document.keys() - set(known):
-        raise BadInput(f"unknown keys in the body: {', '.join(sorted(extra))}; known: {', '.join(known)}")
+        raise BadInput(f"the body: {unknown_keys(extra, known)}")

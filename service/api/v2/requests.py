@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.api import bodies
+from service.api.v2.messages import repeated, short, unknown_keys
 from service.api.v2.parameters import RequestParameters, boolean, parameters_of, request_parameters, whole
 from service.api.v2.tensors import Tensor, tensor_of, values_of
 from service.config import Limits
@@ -92,13 +93,13 @@ def read(
     """
     document = document_of(body[:json_bytes], max_depth=limits.max_json_depth)
     if extra := document.keys() - set(KEYS):
-        raise BadInput(f"unknown keys in the body: {', '.join(sorted(extra))}; known: {', '.join(KEYS)}")
+        raise BadInput(f"the body: {unknown_keys(extra, KEYS)}")
     for key, served in zip(("model_name", "model_version"), target, strict=True):
         if document.get(key) not in {None, "", served}:
-            raise BadInput(f"{key} is {document[key]!r}, but the request was sent to {served!r}")
+            raise BadInput(f"{key} is {short(document[key])}, but the request was sent to {served!r}")
     identity = document.get("id") or ""
     if not isinstance(identity, str):
-        raise BadInput(f"id is {identity!r}: give a text")
+        raise BadInput(f"id is {short(identity)}: give a text")
     parameters, outputs = request_parameters(document), _outputs(document.get("outputs"))
     tensors = _tensors(document.get("inputs"), inputs, max_rows=limits.max_rows_per_request)
     content = memoryview(body)[json_bytes:]
@@ -148,11 +149,10 @@ def _tensors(given: Any, specs: Mapping[str, TensorSpec], *, max_rows: int) -> l
     if not isinstance(given, list):
         raise BadInput("the body must have inputs, a list of tensors")
     tensors = [tensor_of(one, specs, max_rows=max_rows) for one in given]
-    names = [tensor.name for tensor in tensors]
-    if len(set(names)) < len(names):
-        raise BadInput(f"an input stands twice: {', '.join(names)}")
+    if twice := repeated(tensor.name for tensor in tensors):
+        raise BadInput(f"input {twice} stands twice")
     try:
-        check_names(set(names), specs)
+        check_names({tensor.name for tensor in tensors}, specs)
     except InputError as exc:
         raise BadInput(str(exc)) from None
     if len({tensor.shape[0] for tensor in tensors}) > 1:
@@ -167,18 +167,17 @@ def _outputs(given: Any) -> tuple[RequestedOutput, ...] | None:
     if not isinstance(given, list):
         raise BadInput("outputs must be a list; leave it out to get all")
     outputs = tuple(map(_output, given))
-    names = [output.name for output in outputs]
-    if len(set(names)) < len(names):
-        raise BadInput(f"an output stands twice: {', '.join(names)}")
+    if twice := repeated(output.name for output in outputs):
+        raise BadInput(f"output {twice} stands twice")
     return outputs or None
 
 
 def _output(given: Any) -> RequestedOutput:
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         raise BadInput("every output must be an object with a name")
-    where = f"output {given['name']!r}"
+    where = f"output {short(given['name'])}"
     if extra := given.keys() - set(_OUTPUT_KEYS):
-        raise BadInput(f"{where}: unknown keys: {', '.join(sorted(extra))}; known: name, parameters")
+        raise BadInput(f"{where}: {unknown_keys(extra, _OUTPUT_KEYS)}")
     parameters = parameters_of(given, _OUTPUT_PARAMETERS, where)
     binary, count = parameters.get("binary_data"), parameters.get("classification")
     return RequestedOutput(

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.api.v2.datatypes import BFLOAT16, BINARY_ONLY, BYTES, DATATYPES, FIXED
+from service.api.v2.messages import short, unknown, unknown_keys
 from service.api.v2.parameters import parameters_of, whole
 from service.errors import BadInput, TooLarge
-from service.model import Array, nearest
+from service.model import Array
 from soft_targets.wire import InputError, TensorSpec, cast
 
 _KEYS = ("name", "datatype", "shape", "parameters", "data")
@@ -52,14 +53,14 @@ def tensor_of(given: Any, specs: Mapping[str, TensorSpec], *, max_rows: int) -> 
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         raise BadInput("every input must be an object with a name")
     name = given["name"]
+    if name not in specs:
+        raise BadInput(unknown("input", name, specs))
     where = f"input {name!r}"
     if extra := given.keys() - set(_KEYS):
-        raise BadInput(f"{where}: unknown keys: {', '.join(sorted(extra))}; known: {', '.join(_KEYS)}")
-    if name not in specs:
-        raise BadInput(f"unknown input {name!r}{nearest(name, specs)}")
+        raise BadInput(f"{where}: {unknown_keys(extra, _KEYS)}")
     datatype = given.get("datatype")
     if datatype not in DATATYPES:
-        raise BadInput(f"{where}: datatype is {datatype!r}; give one of {', '.join(DATATYPES)}")
+        raise BadInput(f"{where}: datatype is {short(datatype)}; give one of {', '.join(DATATYPES)}")
     shape = _shape(given.get("shape"), specs[name], where, max_rows)
     parameters = parameters_of(given, ("binary_data_size",), where)
     data, size = given.get("data"), parameters.get("binary_data_size")
@@ -73,9 +74,9 @@ def _shape(shape: Any, spec: TensorSpec, where: str, max_rows: int) -> tuple[int
         raise BadInput(f"{where}: shape must be a list of whole numbers")
     if len(shape) != 1 + len(spec.shape) or tuple(shape[1:]) != spec.shape:
         takes = [-1, *spec.shape]
-        raise BadInput(f"{where}: shape is {shape}, it takes {takes}, rows first, of {spec.dtype}")
+        raise BadInput(f"{where}: shape is {short(shape)}, it takes {takes}, rows first, of {spec.dtype}")
     if shape[0] > max_rows:
-        raise TooLarge(f"{shape[0]} rows in one request, at most {max_rows} are taken; split them")
+        raise TooLarge(f"{short(shape[0])} rows in one request, at most {max_rows} are taken; split them")
     return tuple(shape)
 
 
@@ -155,7 +156,7 @@ def _of_json(tensor: Tensor, data: list[Any]) -> Array:
     known = _JSON_TYPES.get(tensor.datatype, (int,))
     if odd := set(map(type, flat)) - set(known):
         place = next(place for place, value in enumerate(flat) if type(value) in odd)
-        raise BadInput(f"{tensor}: value {place} is {flat[place]!r}, which is no {tensor.datatype}")
+        raise BadInput(f"{tensor}: value {place} is {short(flat[place])}, which is no {tensor.datatype}")
     try:
         if tensor.datatype == BYTES:
             return np.array(flat, dtype=object)

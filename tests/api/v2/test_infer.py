@@ -314,6 +314,7 @@ def test_bytes_without_the_header(client, toy):
 
 
 ROW = as_json("pixels", np.zeros((1, 6), FP32))
+LONG = "soft_targets_" * 10_000
 LABELS = {"name": "log_probs", "parameters": {"classification": 1}}
 
 
@@ -324,16 +325,16 @@ LABELS = {"name": "log_probs", "parameters": {"classification": 1}}
         ({}, "must have inputs, a list of tensors"),
         ({"inputs": {"pixels": [[0.0] * 6]}}, "must have inputs, a list of tensors"),
         ({"inputs": []}, "missing: pixels"),
-        ({"inputs": [ROW, ROW]}, "an input stands twice: pixels, pixels"),
-        ({"inputs": [ROW], "row_ids": [1]}, "unknown keys in the body: row_ids"),
+        ({"inputs": [ROW, ROW]}, "input 'pixels' stands twice"),
+        ({"inputs": [ROW], "row_ids": [1]}, "the body: unknown keys: ['row_ids']; known: id, model_name,"),
         ({"inputs": [ROW], "id": 7}, "id is 7: give a text"),
         ({"inputs": [ROW], "parameters": [1]}, "the request: parameters must be an object"),
         ({"inputs": [ROW], "outputs": {}}, "outputs must be a list"),
         ({"inputs": [ROW], "outputs": ["log_probs"]}, "every output must be an object with a name"),
         ({"inputs": [ROW], "outputs": [{"name": "logits"}]}, "unknown output 'logits'"),
         ({"inputs": [ROW], "outputs": [{"name": "indices"}]}, "unknown output 'indices'; known: log_probs"),
-        ({"inputs": [ROW], "outputs": [LABELS, LABELS]}, "an output stands twice"),
-        ({"inputs": [ROW], "outputs": [{"name": "log_probs", "data": []}]}, "unknown keys: data"),
+        ({"inputs": [ROW], "outputs": [LABELS, LABELS]}, "output 'log_probs' stands twice"),
+        ({"inputs": [ROW], "outputs": [{"name": "log_probs", "data": []}]}, "unknown keys: ['data'];"),
         ({"inputs": [ROW], "outputs": [{"name": "log_probs", "parameters": {"binary": True}}]},
          "unknown parameter 'binary'; did you mean 'binary_data'?"),
         ({"inputs": [ROW], "outputs": [{"name": "log_probs", "parameters": {"binary_data": 1}}]},
@@ -346,6 +347,32 @@ LABELS = {"name": "log_probs", "parameters": {"classification": 1}}
 )  # fmt: skip
 def test_a_body_that_cannot_be_answered(client, document, said):
     refused(ask(client, *body_of(document)), 400, "bad_input", said)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"inputs": [{**ROW, "name": LONG}]},
+        {"inputs": [{**ROW, "datatype": LONG}]},
+        {"inputs": [{**ROW, "shape": [1] * 200_000}]},
+        {"inputs": [{**ROW, "data": [LONG] * 6}]},
+        {"inputs": [{**ROW, LONG: 1}]},
+        {"inputs": [ROW], LONG: 1},
+        {"inputs": [ROW], "id": [LONG]},
+        {"inputs": [ROW], "model_name": LONG},
+        {"inputs": [ROW], "outputs": [{"name": LONG}]},
+        {"inputs": [ROW], "outputs": [{"name": LONG}] * 2},
+        {"inputs": [ROW], "outputs": [{"name": LONG, "x": 1}]},
+        {"inputs": [ROW], "parameters": {LONG: 1}},
+        {"inputs": [ROW], "parameters": {"soft_targets_temperature": LONG}},
+        {"inputs": [ROW], "parameters": {"timeout": LONG}},
+        {"inputs": [ROW], "parameters": {"binary_data_output": LONG}},
+    ],
+)
+def test_messages_are_short_however_long_what_they_are_about(client, document):
+    reply = ask(client, *body_of(document))
+    refused(reply, 400, "bad_input")
+    assert len(reply.content) < 500
 
 
 def test_what_holds_no_classes(client):

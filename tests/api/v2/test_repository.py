@@ -51,7 +51,7 @@ def test_all_models_are_listed_with_their_versions(mixed, body):
         (b"[]", "must be a JSON object"),
         (b"{", "not JSON"),
         (b'{"ready": 1}', "give true or false"),
-        (b'{"repository_name": "x"}', "unknown keys in the body: repository_name; known: ready"),
+        (b'{"repository_name": "x"}', "the body: unknown keys: ['repository_name']; known: ready"),
     ],
 )
 def test_an_index_that_cannot_be_asked_for(mixed, body, said):
@@ -129,7 +129,7 @@ def test_nothing_is_uploaded(mixed, parameters, status, code, said):
 
 
 def test_bodies_that_change_nothing(mixed):
-    refused(mixed, "mixed", "load", b'{"config": "{}"}', 400, "bad_input", "unknown keys in the body: config")
+    refused(mixed, "mixed", "load", b'{"config": "{}"}', 400, "bad_input", "unknown keys: ['config']")
     refused(
         mixed, "mixed", "unload", b'{"parameters": {"force": true}}', 400, "bad_input", "unknown parameter"
     )

@@ -125,7 +125,7 @@ def binary(datatype="FP32", size=24, **changed):
         ({"datatype": "FP32"}, "every input must be an object with a name"),
         (fp32(name=1), "every input must be an object with a name"),
         (fp32(name="y"), "unknown input 'y'; known: x"),
-        (fp32(dtype="FP32"), "input 'x': unknown keys: dtype; known: name, datatype, shape,"),
+        (fp32(dtype="FP32"), "input 'x': unknown keys: ['dtype']; known: name, datatype, shape,"),
         (fp32(datatype="FLOAT"), "input 'x': datatype is 'FLOAT'; give one of BOOL,"),
         (fp32(datatype=None), "datatype is None"),
         (fp32(datatype=["FP32"]), "datatype is ['FP32']"),
