@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,6 +294,20 @@ def test_bodies_that_the_client_writes_and_reads_alone(coding):
             reply.read(), header_length=int(reply.headers[HEADER]), content_encoding=coding
         )
     np.testing.assert_allclose(result.as_numpy("probabilities"), EXPECTED["default"], atol=1e-5)
+
+
+def test_the_document_s_example(capsys):
+    code = Path(TOLD["document"]).read_text().split("```python\n")[1].split("```")[0]
+    for theirs, ours in [
+        ("127.0.0.1:8000", host(TOLD["url"])),
+        ("animals", "toy"),
+        ('"image"', '"pixels"'),
+        ("3, 32, 32", "6"),
+    ]:
+        assert theirs in code
+        code = code.replace(theirs, ours)
+    exec(compile(code, "v2.md", "exec"), {})
+    assert capsys.readouterr().out.count("[") == 18  # eight rows of indices and of log-probabilities
 
 
 def part(seed):

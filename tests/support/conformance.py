@@ -89,6 +89,7 @@ def servers_of(toy, start, folder):
         "failing": start(folder / "failing.yaml").url,
         "expected": str(folder / "expected.npz"),
         "classes": toy.classes,
+        "document": str(ROOT / "docs" / "v2.md"),
     }
     return {"SOFT_TARGETS_CONFORMANCE": json.dumps(told)}
 

@@ -15,6 +15,7 @@ from service.api import bodies
 from service.api.errors import ROW_STATUS
 from service.api.soft_targets import while_listening
 from service.api.v2 import coding, replies, requests
+from service.api.v2.messages import short
 from service.api.v2.models import Model, ensemble_of, model_of
 from service.api.v2.outputs import Wanted, wanted_of, written
 from service.api.v2.parameters import PREFIX
@@ -32,6 +33,7 @@ from soft_targets.wire import MAX_BATCH_BYTES
 # it leaves the event loop.
 LONG_JSON_BYTES, LONG_BODY_BYTES, LONG_REPLY_BYTES = 1 << 18, 1 << 21, 1 << 18
 ROWS_NAMED = 8
+LONGEST_NUMBER = 19  # digits of a size in bytes
 
 
 class Infer:
@@ -176,10 +178,10 @@ def _json_bytes(headers: Headers, size: int) -> int | None:
     said = headers.get(replies.HEADER_LENGTH)
     if said is None:
         return size
-    if not (said.isascii() and said.isdigit()) or int(said) > size:
+    if not (said.isascii() and said.isdigit() and len(said) <= LONGEST_NUMBER) or int(said) > size:
         raise BadInput(
-            f"Inference-Header-Content-Length is {said!r}: give the bytes of the JSON, of {size} in the body "
-            "before it is compressed"
+            f"Inference-Header-Content-Length is {short(said)}: give the bytes of the JSON, of {size} in the "
+            "body before it is compressed"
         )
     return int(said) or None
 

@@ -17,9 +17,11 @@ from soft_targets.wire import InputError, TensorSpec, cast
 
 _KEYS = ("name", "datatype", "shape", "parameters", "data")
 _LENGTH = struct.Struct("<I")
-# What JSON has for the values of a datatype.
-_JSON_TYPES: Mapping[str, tuple[type, ...]] = {"BOOL": (bool,), BYTES: (str,), "FP32": (int, float)}
-_JSON_TYPES = {**_JSON_TYPES, "FP64": _JSON_TYPES["FP32"]}
+# What JSON has for the values of a datatype; of all others whole numbers.
+_FLOATS = (int, float)
+_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "BOOL": (bool,), BYTES: (str,), "FP32": _FLOATS, "FP64": _FLOATS,
+}  # fmt: skip
 
 
 class Tensor(NamedTuple):
@@ -160,7 +162,7 @@ def _of_json(tensor: Tensor, data: list[Any]) -> Array:
     try:
         if tensor.datatype == BYTES:
             return np.array(flat, dtype=object)
-        if tensor.datatype in _JSON_TYPES and tensor.datatype != "BOOL":
+        if known is _FLOATS:
             return cast(np.array(flat, dtype="<f8"), FIXED[tensor.datatype], name=tensor.name)
         return np.array(flat, dtype=FIXED[tensor.datatype])
     except OverflowError:

@@ -15,7 +15,7 @@ from service.api.v2.statistics import Statistics
 from service.batching.intake import Load
 from service.config import load
 from service.engine.engine import Engine
-from service.errors import RowsFailed, ServiceError
+from service.errors import RowsFailed, ServiceError, UnknownEnsemble
 
 WIDE = 16_384
 CONFIG = """\
@@ -204,6 +204,21 @@ async def test_what_takes_long_leaves_the_event_loop(engine, tmp_path, monkeypat
     assert call.sent[0]["status"] == 200
     expected = {"json": ["read"], "bytes": ["read"], "reply": ["_encode"], "short": []}
     assert asides == expected.get(how, ["next", "next", "_encode"])
+
+
+async def test_an_ensemble_that_is_unloaded_finishes_what_it_was_asked(engine, tmp_path):
+    held = Held(engine.ensemble("slow").plans)
+    call = Call(*request_of(rows(20), ["x"]))
+    asked = asyncio.create_task(call.made(engine, tmp_path))
+    await asyncio.to_thread(held.started.wait, 30)
+    await engine.unload("slow")
+    with pytest.raises(UnknownEnsemble, match="no model 'slow'"):
+        await Call(*request_of(rows(1), ["x"])).made(engine, tmp_path)
+    with pytest.raises(UnknownEnsemble):
+        await engine.unload("slow")
+    held.released.set()
+    await asked
+    assert outputs_of(call.reply)["log_probs"].shape == (20, 3)
 
 
 async def test_what_finds_no_room_is_told_so_at_once(engine, tmp_path):

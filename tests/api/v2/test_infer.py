@@ -145,16 +145,17 @@ def test_a_tail_that_is_empty(mixed, binary):
 def test_overrides_are_those_of_v1(client, toy):
     rows = toy.rows(4, seed=4)
     parameters = {"soft_targets_temperature": 3, "soft_targets_top_k": 3}
-    found, said = infer(client, {"pixels": rows}, parameters=parameters)
+    found, said = infer(client, {"pixels": rows}, url="/v2/models/toy.linear/infer", parameters=parameters)
     native = client.post(
-        "/v1/ensembles/toy/soft-targets?temperature=3&top_k=3", json={"inputs": {"pixels": rows.tolist()}}
+        "/v1/ensembles/toy/soft-targets?recipe=linear&temperature=3&top_k=3",
+        json={"inputs": {"pixels": rows.tolist()}},
     ).json()
     assert {target["source"] for target in native["targets"]} == {"hit"}
     assert said["parameters"]["soft_targets_fingerprint"] == native["fingerprint"]
     assert said["parameters"]["soft_targets_temperature"] == 3
     assert list(found) == ["indices", "log_probs", "tail_log_mass"]
     # The version is the model's, which stands for no override.
-    assert said["model_version"] == client.get("/v2/models/toy").json()["versions"][0]
+    assert said["model_version"] == client.get("/v2/models/toy.linear").json()["versions"][0]
 
 
 def test_classification(client, toy):
@@ -288,7 +289,7 @@ class TestRaw:
         refused(ask(client, b""), 400, "bad_input", "not JSON")
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "1.5", "1e3", "", "²", "99999"])
+@pytest.mark.parametrize("length", ["x", "-1", "1.5", "1e3", "", "²", "99999", "9" * 5000])
 def test_a_length_of_the_json_that_is_none(client, toy, length):
     body, _ = request_of({"pixels": toy.rows(1)}, ["pixels"])
     reply = client.post(URL, content=body, headers=[(HEADER.encode(), length.encode())])
