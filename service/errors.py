@@ -20,7 +20,9 @@ ServiceError
 │   ├── MethodNotAllowed     the route exists, the method does not
 │   ├── NotAcceptable        none of the media types the client accepts can be served
 │   ├── TooLarge             more bytes or rows than the limits allow
-│   └── UnsupportedMediaType the body is of a type nobody here reads
+│   ├── UnsupportedMediaType the body is of a type nobody here reads
+│   └── Unsupported          a part of a protocol that is not built here
+├── RowsFailed               rows are answered together or not at all, and some have no target
 ├── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
 │   └── TeacherOverrun       a teacher did not answer in its time
 ├── GraphFailure             a graph of several teachers raised or overran, and nobody knows which of them
@@ -160,6 +162,24 @@ class UnsupportedMediaType(RequestError):
     """Raised when the body is of a media type that nobody here reads."""
 
     code = "unsupported_media_type"
+
+
+class Unsupported(RequestError):
+    """Raised when a request asks for a part of a protocol that is not built here."""
+
+    code = "unsupported"
+
+
+class RowsFailed(ServiceError):
+    """Raised when rows are answered together or not at all, and some of them have no target.
+
+    Attributes:
+        row_code: the row's own code that says best whether asking again helps.
+    """
+
+    def __init__(self, message: str, *, row_code: str) -> None:
+        super().__init__(message)
+        self.row_code = row_code
 
 
 class TeacherFailure(ServiceError):

@@ -15,7 +15,7 @@ from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import absent_rows, failed, keys_of, non_finite, of_settled, parted, size_bytes
 from service.engine.hosting import Hosted
-from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
+from service.errors import BadInput, ConfigError, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json, digest_of
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
@@ -133,6 +133,16 @@ class Engine:
                 self.inferences.setdefault(name, 0)
                 self._hosted[name] = self._host(ensemble)
 
+    async def unload(self, name: str) -> None:
+        """Serve an ensemble no longer; whoever asked before is answered.
+
+        Raises:
+            UnknownEnsemble: there is none of that name.
+        """
+        async with self._changing:
+            self._retire(self.hosted(name))
+            del self._hosted[name]
+
     def _retire(self, hosted: Hosted) -> None:
         async def retire() -> None:
             await hosted.retire(self._drain_s)
@@ -155,21 +165,7 @@ class Engine:
         Raises:
             NotReady: an ensemble has not enough teachers left, or a batch of its does not come back.
         """
-        degraded = []
-        for name, ensemble in self.ensembles.items():
-            failing = ensemble.health.failing()
-            told = [
-                f"ensemble {name!r}: teacher {one.teacher!r} says nothing of {one.rate:.0%} of the rows of "
-                "its last batches"
-                for one in failing
-            ]
-            if not ensemble.health.enough(failing):
-                raise NotReady("; ".join(told) + "; the quorum cannot be met")
-            if ensemble.deadlines.stuck:
-                raise NotReady(
-                    f"ensemble {name!r}: a batch was told to stop and does not come back; restart the server"
-                )
-            degraded += told
+        degraded = [told for ensemble in self.ensembles.values() for told in ensemble.check_ready()]
         return degraded + self.cache.degraded()
 
     def hosted(self, name: str) -> Hosted:

@@ -16,7 +16,7 @@ from service.config import RecipeSection
 from service.engine.binding import agree_inputs, member_of, open_teacher, probe, probe_rows
 from service.engine.health import Health
 from service.engine.recipes import Admitted, admit
-from service.errors import BadQuery, BadWeights, ConfigError, OperatorRefused, UnknownRecipe
+from service.errors import BadQuery, BadWeights, ConfigError, NotReady, OperatorRefused, UnknownRecipe
 from service.keys import canonical_json, fingerprint, sources_digest
 from service.model import Recipe, nearest, normalise
 from service.plans.base import Pair
@@ -194,6 +194,26 @@ class Ensemble:
                 continue
             self.recipes[name] = admitted
             self.put.add(name)
+
+    def check_ready(self) -> list[str]:
+        """What is amiss, though every request can be answered.
+
+        Raises:
+            NotReady: it has not enough teachers left, or a batch of its does not come back.
+        """
+        failing = self.health.failing()
+        told = [
+            f"ensemble {self.name!r}: teacher {one.teacher!r} says nothing of {one.rate:.0%} of the rows of "
+            "its last batches"
+            for one in failing
+        ]
+        if not self.health.enough(failing):
+            raise NotReady("; ".join(told) + "; the quorum cannot be met")
+        if self.deadlines.stuck:
+            raise NotReady(
+                f"ensemble {self.name!r}: a batch was told to stop and does not come back; restart the server"
+            )
+        return told
 
     def close(self) -> None:
         """Stop the threads."""

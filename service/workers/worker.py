@@ -64,6 +64,10 @@ class Shared:
             raise BadConfiguration(f"{exc}; all is served as before") from None
         await self._ask({"kind": "reload", "ensembles": [ensemble], "text": text})
 
+    async def unload(self, ensemble: str) -> None:
+        """As of ``Changes``."""
+        await self._ask({"kind": "unload", "ensemble": ensemble})
+
     async def _ask(self, change: Message) -> bool:
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -129,6 +133,8 @@ async def apply(engine: Engine, path: Path, change: Message) -> bool:
             await reload(engine, lambda: load(path, change["text"]), change["ensembles"])
         case "load":
             await engine.reload(load(path, change["text"]), change["ensembles"])
+        case "unload":
+            await engine.unload(change["ensemble"])
     return True
 
 
