@@ -23,14 +23,15 @@ setup: .venv/.installed
 .venv/.installed: pyproject.toml client/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("soft-targets needs Python 3.11 or newer, but PYTHON=$(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || { echo "setting up .venv (a few minutes the first time)"; $(PYTHON) -m venv .venv; }
-	@$(PIP) -c constraints.txt -e ./client -e '.[cpu,redis,demo,dev]'
+	@$(PIP) -c constraints.txt -e ./client -e '.[cpu,redis,demo,dev,examples]'
 	@touch $@
 
 demo: setup
 	@$(BIN)/soft-targets demo
 
+# A file's tests share servers, so a file stays in one process.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff format --check .

@@ -2,16 +2,20 @@
 
 import math
 import operator
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import httpx2
 
 from soft_targets import wire
-from soft_targets.errors import InputError, RequestRefused, WireError
+from soft_targets.errors import InputError, RequestRefused, ServerUnreachable, WireError
+from soft_targets.servers import Server
 
 MAX_ROWS = 256
 MAX_BYTES = 16 * 1024 * 1024
+OK = 200
 
 
 class Ensemble(NamedTuple):
@@ -20,12 +24,36 @@ class Ensemble(NamedTuple):
     described: dict[str, Any]
     specs: dict[str, wire.TensorSpec]
     classes: tuple[str, ...]
+    classes_digest: str
     max_rows: int
     max_bytes: int
 
 
+def addresses(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Base URLs, without a slash at their end.
+
+    Raises:
+        InputError: they are none.
+    """
+    urls = tuple(url.rstrip("/") for url in ((given,) if isinstance(given, str) else given))
+    if not urls or len(set(urls)) < len(urls):
+        raise InputError(f"base_url must be one address or several different ones, not {given!r}")
+    for base_url in urls:
+        try:
+            url = httpx2.URL(base_url)
+        except httpx2.InvalidURL as exc:
+            raise InputError(f"base_url {base_url!r} is no address: {exc}") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InputError(f"base_url must look like http://host:8000, not {base_url!r}")
+    return urls
+
+
 def query(
-    recipe: str, temperature: float | None, weights: Mapping[str, float] | None, top_k: int | None
+    recipe: str,
+    temperature: float | None,
+    weights: Mapping[str, float] | None,
+    top_k: int | None,
+    dtype: str,
 ) -> dict[str, str]:
     """The parameters of a question.
 
@@ -49,6 +77,10 @@ def query(
         asked["weights"] = ",".join(f"{teacher}:{number!r}" for teacher, number in numbers.items())
     if top_k is not None:
         asked["top_k"] = str(_top_k(top_k))
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
+    if dtype != "float32":
+        asked["dtype"] = dtype
     return asked
 
 
@@ -89,6 +121,7 @@ def read_ensemble(response: httpx2.Response) -> Ensemble:
             described=described,
             specs=specs,
             classes=tuple(described["classes"]),
+            classes_digest=wire.classes_digest(described["classes"]),
             max_rows=min(MAX_ROWS, int(limits.get("max_rows_per_request", MAX_ROWS))),
             max_bytes=min(MAX_BYTES, int(limits.get("max_body_bytes", MAX_BYTES))),
         )
@@ -102,12 +135,87 @@ def read_ensemble(response: httpx2.Response) -> Ensemble:
     return known
 
 
+def get(server: Server, path: str) -> httpx2.Response:
+    """Fetch a description.
+
+    Raises:
+        ServerUnreachable: no answer came.
+        RequestRefused: the server refused.
+    """
+    try:
+        response = server.http.get(path)
+    except httpx2.RequestError as exc:
+        raise unreachable(server, exc) from exc
+    if response.status_code != OK:
+        raise refusal(response)
+    return response
+
+
+def post(
+    server: Server, path: str, params: Mapping[str, str], body: bytes, *, accept: str, max_bytes: int
+) -> tuple[bytes, httpx2.RequestError | None]:
+    """Send one request for targets; the answer as far as it came, and what broke it off if anything did.
+
+    Args:
+        server: whom.
+        path: the route.
+        params: the query.
+        body: an Arrow stream.
+        accept: what the answer may be.
+        max_bytes: what an answer may take.
+
+    Raises:
+        ServerUnreachable: no answer came.
+        RequestRefused: the server refused.
+        WireError: the answer is no Arrow stream, or longer than it may be.
+    """
+    # No content coding: a stream is compressed as the server and this client agree, or not at all.
+    headers = {"Content-Type": wire.ARROW, "Accept": accept, "Accept-Encoding": "identity"}
+    pieces: list[bytes] = []
+    try:
+        with server.http.stream("POST", path, params=params, content=body, headers=headers) as response:
+            if response.status_code != OK:
+                response.read()
+                raise refusal(response)
+            kind = response.headers.get("Content-Type", "")
+            if kind.split(";")[0].strip().lower() != wire.ARROW:
+                raise WireError(f"{server.base_url} answered with {kind or 'no type'}, not {wire.ARROW}")
+            size = 0
+            try:
+                for piece in response.iter_bytes():
+                    pieces.append(piece)  # what came before a break stays in the list
+                    size += len(piece)
+                    if size > max_bytes:
+                        raise WireError(f"the answer of {server.base_url} is longer than its rows can be")
+            except httpx2.RequestError as exc:
+                return b"".join(pieces), exc
+    except httpx2.RequestError as exc:
+        raise unreachable(server, exc) from exc
+    return b"".join(pieces), None
+
+
+def unreachable(server: Server, exc: httpx2.RequestError) -> ServerUnreachable:
+    """Why no answer came."""
+    said = str(exc) or type(exc).__name__
+    if isinstance(exc, httpx2.TimeoutException):
+        return ServerUnreachable(
+            f"{server.base_url} did not answer in time ({said}); "
+            "it may be overloaded: a larger timeout_s waits longer"
+        )
+    return ServerUnreachable(
+        f"{server.base_url} cannot be reached ({said}); "
+        "check that the server runs there (GET /readyz answers) and that the address is right"
+    )
+
+
 def refusal(response: httpx2.Response) -> RequestRefused:
     """What the server said instead of answering, or what else may answer at that address."""
-    status = response.status_code
+    status, retry_after_s = response.status_code, _retry_after_s(response.headers.get("Retry-After"))
     try:
         body = response.json()
-        return RequestRefused(str(body["error"]), status=status, code=str(body["code"]))
+        return RequestRefused(
+            str(body["error"]), status=status, code=str(body["code"]), retry_after_s=retry_after_s
+        )
     except (ValueError, TypeError, KeyError):
         pass
     if response.has_redirect_location:
@@ -116,4 +224,22 @@ def refusal(response: httpx2.Response) -> RequestRefused:
         start = " ".join(response.text.split())[:200]
         said = f"not with this server's JSON; a proxy or another program answers there: {start!r}"
     kind = response.headers.get("Content-Type", "no type")
-    return RequestRefused(f"{response.url} answered with {kind}, {said}", status=status, code="unknown")
+    return RequestRefused(
+        f"{response.url} answered with {kind}, {said}",
+        status=status,
+        code="unknown",
+        retry_after_s=retry_after_s,
+    )
+
+
+def _retry_after_s(said: str | None) -> float | None:
+    """Seconds, or until a date; None where it is neither."""
+    if said is None:
+        return None
+    if said.strip().isdecimal():
+        return float(said)
+    try:
+        date = parsedate_to_datetime(said)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())

@@ -1,79 +1,69 @@
-"""Asking a server for soft targets: requests out, answers joined by row id."""
+"""Asking servers for soft targets: requests out, answers joined by row id."""
 
+import os
 import re
-import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, wait
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import numpy as np
 
 from soft_targets import wire
-from soft_targets.asking import Ensemble, query, read_ensemble, refusal
-from soft_targets.distill import Prefetcher
-from soft_targets.errors import (
-    InputError,
-    RowId,
-    ServerUnreachable,
-    SoftTargetsError,
-    WireError,
-)
-from soft_targets.exchange import Join, parts, prepare
+from soft_targets.asking import Ensemble, addresses, get, post, query, read_ensemble
+from soft_targets.distill import Distillation, Window
+from soft_targets.errors import InputError, OtherFingerprint, RowId, SoftTargetsError
+from soft_targets.exchange import Array, Join, Part, Prepared, parts, prepare
+from soft_targets.lookups import DigestFirst, Habit
+from soft_targets.servers import Server, Servers
+from soft_targets.session import Session
+from soft_targets.stats import Stats, Tally
 from soft_targets.targets import SoftTargets
 
-__all__ = ["Client", "Stats"]
+__all__ = ["Client"]
 
 KEEPALIVE_S = 60.0  # below the server's 75 s: never reuse a connection that it is just closing
-OK = 200
+FIRST_ANSWER_S = 10.0  # where no server ever answered, the address is as likely to be wrong
 _KEY = re.compile(r"[!-~]+")  # what can stand in a header, and is one word
+_ROW_BYTES, _ANSWER_BYTES = 1 << 14, 1 << 20  # of an answer, besides its values: texts of errors, headers
 
-Array = np.ndarray[Any, Any]
 Batch = TypeVar("Batch")
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a client has done so far.
-
-    Attributes:
-        rows: rows that have a soft target.
-        rows_by_source: the same rows by where the server had them from: ``hit``, ``miss``, ...
-        requests: requests that were answered with targets.
-        sent_bytes: bytes of their bodies.
-        received_bytes: bytes of their answers.
-        waited_s: seconds the consumer of ``distill`` stood still for targets or the loader.
-    """
-
-    rows: int = 0
-    rows_by_source: Mapping[str, int] = field(default_factory=dict)
-    requests: int = 0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    waited_s: float = 0.0
+Errors = Literal["raise", "keep"]
 
 
 class Client:
-    """Soft targets of one ensemble and recipe, from one server; may be shared by threads.
+    """Soft targets of one ensemble and recipe; may be shared by threads and handed to other processes.
 
     Nothing is sent before the first question. Use it as a context manager, or call ``close``. All targets of
-    a client have one fingerprint: where the server starts to answer with another one, every call raises, so
-    that targets do not change in the middle of a training.
+    a client have one fingerprint, the first answer's: a server that answers with another one is refused, so
+    that targets do not change in the middle of a training. A process that was forked off, or that a client
+    was pickled to, opens connections of its own.
 
     Args:
-        base_url: where the server is, for instance ``http://teachers:8000``.
+        base_url: where the server is, for instance ``http://teachers:8000``, or several replicas: the least
+            loaded is asked, and another where one does not answer.
         ensemble: the ensemble's name.
         recipe: the recipe's name.
         temperature: instead of the recipe's, 0.1 to 100.
         weights: instead of the recipe's: teacher to weight; teachers not named have weight 0.
         top_k: instead of the recipe's: keep so many classes and the mass of the rest.
+        dtype: of the log-probabilities; ``float16`` halves what is kept and sent, and costs an error of about
+            5e-4 of each log-probability.
+        compression: of the answers: ``zstd``, ``lz4`` or None; for slow networks.
+        digest_first: whether rows are asked for by their digests, 32 bytes each, and sent only where the
+            server does not have them: ``always``, ``never``, or ``auto``: where rows are large and the last
+            answers were mostly known to it.
         timeout_s: seconds without any progress after which a request is given up; longer than the server's
             own 60 s, after which it answers for rows that are late.
+        retry_s: seconds for which a request that failed for a reason that may pass is tried again (no answer,
+            an incomplete one, 429, 502, 503 and 504), with growing waits; 0 for not at all. At most 10 s
+            until a server has answered for the first time.
         connections: how many requests may be under way at once.
         key: for a server that asks for one; it needs the scope ``targets:read``. Sent to ``base_url`` only,
             in the clear unless that is https.
+        fingerprint: the one that all targets must have, where it is known beforehand.
         transport: how to reach the server, where httpx2's own way does not do (own certificates, a socket).
 
     Raises:
@@ -87,51 +77,42 @@ class Client:
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Sequence[str],
         *,
         ensemble: str,
         recipe: str = "default",
         temperature: float | None = None,
         weights: Mapping[str, float] | None = None,
         top_k: int | None = None,
+        dtype: Literal["float32", "float16"] = "float32",
+        compression: Literal["zstd", "lz4"] | None = None,
+        digest_first: DigestFirst = "auto",
         timeout_s: float = 90.0,
+        retry_s: float = 60.0,
         connections: int = 2,
         key: str | None = None,
+        fingerprint: str | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
-        try:
-            url = httpx2.URL(self.base_url)
-        except httpx2.InvalidURL as exc:
-            raise InputError(f"base_url {base_url!r} is no address: {exc}") from None
-        if url.scheme not in ("http", "https") or not url.host:
-            raise InputError(f"base_url must look like http://host:8000, not {base_url!r}")
+        given = {name: value for name, value in locals().items() if name != "self"}
+        self._arguments = given
+        self.base_urls = addresses(base_url)
         if connections < 1:
             raise InputError(f"connections must be at least 1, not {connections}")
+        if not retry_s >= 0:
+            raise InputError(f"retry_s must be at least 0, not {retry_s}")
         if key is not None and not _KEY.fullmatch(key):
             raise InputError("the key is empty or holds a space, a line break or another sign no key has")
+        if compression not in ("zstd", "lz4", None):
+            raise InputError(f"compression must be 'zstd', 'lz4' or None, not {compression!r}")
+        Habit(digest_first)
         self._path = f"/v1/ensembles/{quote(ensemble, safe='')}"
-        self._params = query(recipe, temperature, weights, top_k)
+        self._params = query(recipe, temperature, weights, top_k, dtype)
+        self._accept = wire.ARROW if compression is None else f'{wire.ARROW}; codecs="{compression}"'
         self._connections = connections
+        self._fingerprint = fingerprint
         self._ensemble: Ensemble | None = None
-        self._asking = threading.Lock()
-        self._counting = threading.Lock()
-        self._pinning = threading.Lock()
-        self._fingerprint: str | None = None
-        self._stats = Stats()
-        self._streams: set[Prefetcher[Any]] = set()
-        self._http = httpx2.Client(
-            base_url=url,
-            headers={} if key is None else {"Authorization": f"Bearer {key}"},
-            # Waiting for a free connection has no limit of its own: those who hold them have theirs.
-            timeout=httpx2.Timeout(timeout_s, pool=None),
-            limits=httpx2.Limits(
-                max_connections=connections,
-                max_keepalive_connections=connections,
-                keepalive_expiry=KEEPALIVE_S,
-            ),
-            transport=transport,
-        )
+        self._sessions: dict[int, Session] = {}  # by process
 
     def __enter__(self) -> Self:
         return self
@@ -144,16 +125,17 @@ class Client:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._arguments | {"fingerprint": self._fingerprint},)
+
     def close(self) -> None:
-        """Stop what ``distill`` has under way and close all connections."""
-        for stream in list(self._streams):
-            stream.close()
-        self._http.close()
+        """Stop what ``distill`` has under way and close all connections; may be called twice."""
+        self._session.close()
 
     @property
     def stats(self) -> Stats:
-        """A snapshot of what was done so far; may be read while ``distill`` runs, from any thread."""
-        return self._stats
+        """A snapshot of what was done so far in this process; may be read at any time, from any thread."""
+        return self._session.tally.stats
 
     @property
     def fingerprint(self) -> str | None:
@@ -171,13 +153,22 @@ class Client:
         return self._known().described
 
     def soft_targets(
-        self, inputs: Mapping[str, Any], *, row_ids: Sequence[RowId] | Array | None = None
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        row_ids: Sequence[RowId] | Array | None = None,
+        errors: Errors = "raise",
+        pin_memory: bool = False,
     ) -> SoftTargets:
         """Ask for the soft targets of B rows, in as many requests as the limits want.
 
         Args:
             inputs: the ensemble's inputs by name, each ``[B, ...]``: numpy arrays, torch tensors or lists.
-            row_ids: B unique ids, non-negative integers or text; 0, 1, 2 ... by default.
+            row_ids: B unique ids, non-negative integers or text, by which rows are named in targets and
+                errors; 0, 1, 2 ... by default.
+            errors: whether rows that the server answered with an error raise, or are kept in the targets:
+                see ``SoftTargets.errors`` and ``valid``.
+            pin_memory: whether the arrays are in memory that a GPU copies from without waiting.
 
         Returns:
             The targets, in the order of the inputs whatever the order of the answers.
@@ -188,147 +179,222 @@ class Client:
             RequestRefused: the server refused a request.
             FailedRows: some rows have no target; raised when all requests are answered.
             IncompleteStream: an answer was cut, or its rows are not the rows asked for.
-            WireError: an answer does not follow the wire format, or has another fingerprint than the first.
+            OtherFingerprint: an answer has another fingerprint than the first.
+            WireError: an answer does not follow the wire format.
         """
-        known = self._known()
-        arrays, ids = prepare(inputs, known.specs, row_ids=row_ids)
-        join = Join(ids.to_pylist(), known.classes, agree=self._pin)
-        for part in parts(arrays, ids, max_rows=known.max_rows, max_bytes=known.max_bytes):
-            body = wire.encode_request({name: rows[part] for name, rows in arrays.items()}, ids[part])
-            answer, broken = self._post(body)
-            join.add(part, answer, broken=broken)
-            self._count(requests=1, sent_bytes=len(body), received_bytes=len(answer))
-        targets = join.finish()
-        self._count(sources=targets.source)
-        return targets
+        _check_errors(errors)
+        prepared = self._prepare(inputs, row_ids)
+        return self._answer(prepared, errors, self._session.tally, pin_memory=pin_memory)
 
     def distill(
         self,
         loader: Iterable[Batch],
         *,
         inputs: Callable[[Batch], Mapping[str, Any]],
+        row_ids: Callable[[Batch], Sequence[RowId] | Array] | None = None,
         prefetch: int = 4,
-    ) -> Generator[tuple[Batch, SoftTargets], None, None]:
-        """Go through a loader with the soft targets of each batch beside it, asked for ahead of time.
+        prefetch_rows: int = 16384,
+        prefetch_bytes: int = 256 * 1024 * 1024,
+        errors: Errors = "raise",
+        pin_memory: bool = False,
+        progress: bool = False,
+    ) -> Distillation[Batch]:
+        """A loader with the soft targets of each batch beside it, asked for ahead of time.
 
-        Order and batches are the loader's; call it again for the next epoch. A background thread reads the
-        loader up to ``prefetch`` batches ahead; what was read ahead when the loop is left is lost. An error
-        of the loader, of ``inputs`` or of a request is raised in place of its batch, and ends the stream.
+        Each time it is gone through is an epoch. Order and batches are the loader's. A background thread
+        reads the loader ahead, as far as all three bounds allow; one batch is always asked for. What was read
+        ahead when the loop is left is lost. An error of the loader, of ``inputs`` or of a request is raised
+        in place of its batch, and ends the epoch.
 
         Args:
             loader: any iterable of batches, for instance a torch ``DataLoader``.
             inputs: a batch to the ensemble's inputs; called in the background thread.
+            row_ids: a batch to its rows' ids, by which errors name them; else their places in the batch.
             prefetch: how many batches may be asked for ahead, at least 1.
+            prefetch_rows: how many rows may be.
+            prefetch_bytes: how many bytes of inputs and targets may be.
+            errors: as in ``soft_targets``.
+            pin_memory: as in ``soft_targets``.
+            progress: whether a bar shows rows, stall, hit rate and bytes where the standard error is a
+                terminal; needs the extra ``progress``.
 
         Returns:
-            A generator of (batch, targets).
+            An iterable of (batch, targets), with ``stats``, ``state_dict`` and ``load_state_dict``.
 
         Raises:
-            InputError: prefetch is below 1.
+            InputError: an argument does not make sense.
         """
-        if prefetch < 1:
-            raise InputError(f"prefetch must be at least 1, not {prefetch}")
-        return self._distill(loader, inputs, prefetch)
+        _check_errors(errors)
+        for name, value in (
+            ("prefetch", prefetch),
+            ("prefetch_rows", prefetch_rows),
+            ("prefetch_bytes", prefetch_bytes),
+        ):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        session, tally = self._session, Tally(self._session.tally)
 
-    def _distill(
-        self, loader: Iterable[Batch], inputs: Callable[[Batch], Mapping[str, Any]], prefetch: int
-    ) -> Generator[tuple[Batch, SoftTargets], None, None]:
-        stream = Prefetcher(
+        def ready(batch: Batch) -> Prepared:
+            return self._prepare(inputs(batch), row_ids and row_ids(batch))
+
+        def fetch(prepared: Prepared) -> SoftTargets:
+            return self._answer(prepared, errors, tally, pin_memory=pin_memory)
+
+        return Distillation(
             loader,
-            inputs=inputs,
-            fetch=self.soft_targets,
-            prefetch=prefetch,
+            prepare=ready,
+            fetch=fetch,
+            target_bytes=self._target_bytes,
+            window=lambda: Window(batches=prefetch, rows=prefetch_rows, bytes=prefetch_bytes),
             connections=self._connections,
-            waited=lambda seconds: self._count(waited_s=seconds),
+            tally=tally,
+            begin_epoch=session.habit.begin_epoch,
+            streams=session.streams,
+            fingerprint=lambda: self._fingerprint,
+            expect=self._expect,
+            progress=progress,
         )
-        self._streams.add(stream)
-        try:
-            yield from stream.run()
-        finally:
-            self._streams.discard(stream)
 
-    def _pin(self, fingerprint: str) -> None:
-        with self._pinning:
-            if self._fingerprint is None:
-                self._fingerprint = fingerprint
+    @property
+    def _session(self) -> Session:
+        pid = os.getpid()
+        session = self._sessions.get(pid)
+        # Without a lock, which a fork could leave locked: the first to be kept is everybody's.
+        return session or self._sessions.setdefault(pid, self._opened())
+
+    def _opened(self) -> Session:
+        given = self._arguments
+        servers = [
+            Server(
+                base_url,
+                httpx2.Client(
+                    base_url=base_url,
+                    headers={} if given["key"] is None else {"Authorization": f"Bearer {given['key']}"},
+                    # Waiting for a free connection has no limit of its own: those who hold them have theirs.
+                    timeout=httpx2.Timeout(given["timeout_s"], pool=None),
+                    limits=httpx2.Limits(
+                        max_connections=self._connections,
+                        max_keepalive_connections=self._connections,
+                        keepalive_expiry=KEEPALIVE_S,
+                    ),
+                    transport=given["transport"],
+                ),
+            )
+            for base_url in self.base_urls
+        ]
+        asked = Servers(servers, retry_s=given["retry_s"], connections=self._connections)
+        return Session(asked, Habit(given["digest_first"]), connections=self._connections)
+
+    def _prepare(self, inputs: Mapping[str, Any], row_ids: Sequence[RowId] | Array | None) -> Prepared:
+        return prepare(inputs, self._known().specs, row_ids=row_ids)
+
+    def _answer(self, prepared: Prepared, errors: Errors, tally: Tally, *, pin_memory: bool) -> SoftTargets:
+        known, session = self._known(), self._session
+        join = Join(
+            prepared.row_ids,
+            known.classes,
+            classes_digest=known.classes_digest,
+            agree=self._agree,
+            room=_room(pin_memory=pin_memory),
+        )
+        cuts = parts(prepared, max_rows=known.max_rows, max_bytes=known.max_bytes)
+        if len(cuts) == 1:
+            self._fetch(cuts[0], prepared, join, tally)
+        else:
+            pending = [session.pool.submit(self._fetch, one, prepared, join, tally) for one in cuts]
+            try:
+                for future in pending:
+                    future.result()
+            except CancelledError:
+                raise SoftTargetsError("the client was closed while it asked") from None
+            finally:
+                for future in pending:
+                    future.cancel()
+                wait(pending)
+        targets = join.finish(keep_errors=errors == "keep")
+        tally.add(sources=targets.source)
+        return targets
+
+    def _fetch(self, cut: slice, prepared: Prepared, join: Join, tally: Tally) -> None:
+        """Have the rows of one request answered: by digest if that pays, then those that are absent whole."""
+        session, specs = self._session, self._known().specs
+        rows = np.arange(cut.start, cut.stop)
+        arrays = {name: values[cut] for name, values in prepared.arrays.items()}
+        if session.habit.by_digest(float(prepared.sizes[cut].mean())):
+            part = session.part(rows)
+            body = wire.encode_digests(wire.row_digests(arrays, specs), part.wire_ids)
+            absent = self._exchange(part, body, join, tally, by_digest=True)
+            if not len(absent):
+                return
+            rows, arrays = rows[absent], {name: values[absent] for name, values in arrays.items()}
+        part = session.part(rows)
+        self._exchange(part, wire.encode_request(arrays, part.wire_ids), join, tally, by_digest=False)
+
+    def _exchange(self, part: Part, body: bytes, join: Join, tally: Tally, *, by_digest: bool) -> Array:
+        """One request and its answer; the places in the part of the rows that are absent."""
+        session = self._session
+        max_bytes = _ANSWER_BYTES + len(part.rows) * (_ROW_BYTES + self._target_bytes())
+
+        def send(server: Server) -> tuple[int, list[str], Array]:
+            path, params = f"{self._path}/soft-targets", self._params
+            answer, broken = post(server, path, params, body, accept=self._accept, max_bytes=max_bytes)
+            try:
+                came = join.add(part, answer, broken=broken, by_digest=by_digest, max_bytes=max_bytes)
+                return len(answer), *came
+            except OtherFingerprint as exc:
+                raise OtherFingerprint(f"{server.base_url}: {exc}") from None
+
+        received, sources, absent = session.servers.ask(send, retried=lambda: tally.add(retries=1))
+        session.habit.learn(sources)
+        tally.add(requests=1, sent_bytes=len(body), received_bytes=received)
+        return absent
+
+    def _target_bytes(self) -> int:
+        """What a row's target takes at most: an index and a log-probability a class, and three numbers."""
+        return 8 * len(self._known().classes) + 12
+
+    def _agree(self, fingerprint: str) -> None:
+        """Refuse an answer of another fingerprint than the first."""
+        self._expect(fingerprint)
         if self._fingerprint != fingerprint:
-            raise WireError(
+            raise OtherFingerprint(
                 f"this answer has the fingerprint {fingerprint}, earlier ones {self._fingerprint}: "
                 "the ensemble was changed meanwhile; make a new client"
             )
 
+    def _expect(self, fingerprint: str) -> None:
+        """Take only targets of this fingerprint from now on."""
+        with self._session.pinning:
+            if self._fingerprint is None:
+                self._fingerprint = fingerprint
+
     def _known(self) -> Ensemble:
-        if self._http.is_closed:
+        session = self._session
+        if session.closed:
             raise SoftTargetsError("this client is closed; make a new one")
-        with self._asking:
-            if self._ensemble is None:
-                try:
-                    response = self._http.get(self._path)
-                except httpx2.RequestError as exc:
-                    raise self._unreachable(exc) from exc
-                if response.status_code != OK:
-                    raise refusal(response)
-                self._ensemble = read_ensemble(response)
-            return self._ensemble
-
-    def _post(self, body: bytes) -> tuple[bytes, httpx2.RequestError | None]:
-        """Send one request; the answer, and what broke it off if anything did."""
-        # Log-probabilities hardly compress, so a proxy is not asked to try.
-        headers = {"Content-Type": wire.ARROW, "Accept": wire.ARROW, "Accept-Encoding": "identity"}
-        pieces: list[bytes] = []
-        try:
-            with self._http.stream(
-                "POST", f"{self._path}/soft-targets", params=self._params, content=body, headers=headers
-            ) as response:
-                if response.status_code != OK:
-                    response.read()
-                    raise refusal(response)
-                kind = response.headers.get("Content-Type", "")
-                if kind.split(";")[0].strip().lower() != wire.ARROW:
-                    raise WireError(f"{self.base_url} answered with {kind or 'no type'}, not {wire.ARROW}")
-                try:
-                    pieces.extend(response.iter_bytes())  # what came before a break stays in the list
-                except httpx2.RequestError as exc:
-                    return b"".join(pieces), exc
-        except httpx2.RequestError as exc:
-            raise self._unreachable(exc) from exc
-        return b"".join(pieces), None
-
-    def _unreachable(self, exc: httpx2.RequestError) -> ServerUnreachable:
-        if isinstance(exc, httpx2.TimeoutException):
-            return ServerUnreachable(
-                f"{self.base_url} did not answer in time ({_said(exc)}); "
-                "it may be overloaded: a larger timeout_s waits longer"
-            )
-        return ServerUnreachable(
-            f"{self.base_url} cannot be reached ({_said(exc)}); "
-            "check that the server runs there (GET /readyz answers) and that the address is right"
-        )
-
-    def _count(
-        self,
-        *,
-        sources: Sequence[str] = (),
-        requests: int = 0,
-        sent_bytes: int = 0,
-        received_bytes: int = 0,
-        waited_s: float = 0.0,
-    ) -> None:
-        with self._counting:
-            before = self._stats
-            by_source = dict(before.rows_by_source)
-            for source in sources:
-                by_source[source] = by_source.get(source, 0) + 1
-            # One whole snapshot replaces another, so that readers need no lock.
-            self._stats = Stats(
-                rows=before.rows + len(sources),
-                rows_by_source=by_source,
-                requests=before.requests + requests,
-                sent_bytes=before.sent_bytes + sent_bytes,
-                received_bytes=before.received_bytes + received_bytes,
-                waited_s=before.waited_s + waited_s,
-            )
+        if self._ensemble is None:
+            with session.describing:
+                self._ensemble = self._ensemble or session.servers.ask(
+                    lambda server: read_ensemble(get(server, self._path)),
+                    retried=lambda: session.tally.add(retries=1),
+                    at_most_s=FIRST_ANSWER_S,
+                )
+        return self._ensemble
 
 
-def _said(exc: Exception) -> str:
-    return str(exc) or type(exc).__name__
+def _restored(arguments: dict[str, Any]) -> Client:
+    """A client that was pickled."""
+    return Client(**arguments)
+
+
+def _check_errors(errors: str) -> None:
+    if errors not in ("raise", "keep"):
+        raise InputError(f"errors must be 'raise' or 'keep', not {errors!r}")
+
+
+def _room(*, pin_memory: bool) -> Callable[[tuple[int, ...], Any], Array]:
+    if not pin_memory:
+        return np.empty
+    from soft_targets.tensors import pinned  # noqa: PLC0415 - torch is needed by those alone who ask
+
+    return pinned

@@ -1,128 +1,183 @@
-"""Asking ahead: the next batches' soft targets are on their way while the student trains on this one."""
+"""A loader with the soft targets of its batches: asked for ahead of time, resumed where training stopped."""
 
-import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import Any, Generic, NamedTuple, TypeVar
+from copy import deepcopy
+from typing import Any, Generic, TypeVar
 
-from soft_targets.errors import SoftTargetsError
+from soft_targets.errors import InputError, OtherFingerprint
+from soft_targets.exchange import Prepared
+from soft_targets.prefetching import Prefetcher, Window
+from soft_targets.progress import shown
+from soft_targets.session import Closes
+from soft_targets.stats import Stats, Tally
 from soft_targets.targets import SoftTargets
 
-__all__ = ["Prefetcher"]
+__all__ = ["Distillation", "Window"]
+
+FORMAT = 1  # of a state
 
 Batch = TypeVar("Batch")
-Inputs = Mapping[str, Any]
 
 
-class _End(NamedTuple):
-    """Stands behind the last batch: the loader is exhausted, or failed."""
+class Distillation(Generic[Batch]):
+    """An iterable of (batch, targets), once through the loader each time; see ``Client.distill``.
 
-    error: BaseException | None
+    Its state counts the batches that were *consumed*, handed out that is, not those that were read ahead:
+    where training goes on from a state, it goes on with the batch after the last that was handed out, however
+    many had been asked for by then. A loader that has ``state_dict`` and ``load_state_dict`` itself
+    (``StatefulDataLoader``, ``datasets.IterableDataset``) is put back by them; any other is gone through
+    again from its beginning, without asking for what is skipped. It has to give the same batches in the same
+    order as before: seed its shuffling by the epoch (``epoch`` says which one comes).
 
-
-class Prefetcher(Generic[Batch]):
-    """Reads a loader ahead of its consumer and keeps at most ``prefetch`` batches asked for.
-
-    One thread reads the loader (and alone calls ``inputs``), ``connections`` threads ask the server. Nothing
-    starts before the first batch is wanted. The queue between them is unbounded: a semaphore bounds what may
-    enter it, so nobody ever waits to put something in, and stopping needs no draining.
-
-    Args:
-        loader: any iterable of batches.
-        inputs: a batch to the ensemble's inputs.
-        fetch: inputs to soft targets; called from several threads.
-        prefetch: batches read ahead, at least 1.
-        connections: requests under way at once.
-        waited: told the seconds the consumer waited for each batch.
+    Example:
+        >>> stream = client.distill(loader, inputs=lambda batch: {"pixels": batch[0]})  # doctest: +SKIP
+        >>> stream.load_state_dict(checkpoint["targets"])  # doctest: +SKIP
+        >>> for batch, targets in stream:  # doctest: +SKIP
+        ...     train(batch, targets)
+        ...     checkpoint["targets"] = stream.state_dict()
     """
 
     def __init__(
         self,
         loader: Iterable[Batch],
         *,
-        inputs: Callable[[Batch], Inputs],
-        fetch: Callable[[Inputs], SoftTargets],
-        prefetch: int,
+        prepare: Callable[[Batch], Prepared],
+        fetch: Callable[[Prepared], SoftTargets],
+        target_bytes: Callable[[], int],
+        window: Callable[[], Window],
         connections: int,
-        waited: Callable[[float], None],
+        tally: Tally,
+        begin_epoch: Callable[[], None],
+        streams: set[Closes],
+        fingerprint: Callable[[], str | None],
+        expect: Callable[[str], None],
+        progress: bool,
     ) -> None:
         self._loader = loader
-        self._inputs = inputs
+        self._prepare = prepare
         self._fetch = fetch
-        self._waited = waited
-        self._free = threading.Semaphore(prefetch)
-        self._asked: SimpleQueue[tuple[Batch, Future[SoftTargets]] | _End] = SimpleQueue()
-        self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="soft-targets-request")
-        # A daemon, so that a program may end while a half-read stream is still referenced somewhere.
-        self._reader = threading.Thread(target=self._read, name="soft-targets-loader", daemon=True)
+        self._target_bytes = target_bytes
+        self._window = window
+        self._connections = connections
+        self._tally = tally
+        self._begin_epoch = begin_epoch
+        self._streams = streams
+        self._fingerprint = fingerprint
+        self._expect = expect
+        self._progress = progress
+        self._under_way: Prefetcher[Batch] | None = None
+        self._epoch = self._batches = self._rows = 0
+        self._resumed = False
+        self._loader_state: Any = None
 
-    def run(self) -> Generator[tuple[Batch, SoftTargets], None, None]:
-        """Yield each batch with its targets, in the loader's order; errors come where their batch would have.
+    def __len__(self) -> int:
+        """Batches of an epoch, if the loader says so."""
+        return len(self._loader)  # type: ignore[arg-type]
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs that were gone through to their end."""
+        return self._epoch
+
+    @property
+    def stats(self) -> Stats:
+        """What was done so far, all epochs together; may be read while it runs, from any thread."""
+        return self._tally.stats
+
+    def __iter__(self) -> Generator[tuple[Batch, SoftTargets], None, None]:
+        """Go through the rest of the epoch that a state was loaded of, or else through a new one.
 
         Raises:
-            SoftTargetsError: ``close`` was called while batches were still wanted.
+            SoftTargetsError: the client was closed meanwhile, or what a request raised.
         """
-        self._reader.start()
+        self.close()
+        resumed, self._resumed = self._resumed, False
+        if not resumed:
+            self._batches, self._rows, self._loader_state = 0, 0, None
+        self._begin_epoch()
+        self._under_way = stream = Prefetcher(
+            self._loader,
+            skip=self._batches if self._loader_state is None else 0,
+            prepare=self._prepare,
+            fetch=self._fetch,
+            target_bytes=self._target_bytes,
+            window=self._window(),
+            connections=self._connections,
+            tally=self._tally,
+        )
+        self._streams.add(stream)
         try:
-            while True:
-                pair = self._next()
-                if pair is None:
-                    return
-                self._free.release()
-                yield pair
+            with shown(self, wanted=self._progress) as show:
+                for batch, targets, loader_state in stream.run():
+                    self._batches += 1
+                    self._rows += len(targets)
+                    self._loader_state = loader_state
+                    yield batch, targets
+                    show(len(targets))
+            # A loader's own state at the end of an epoch is where its next one begins.
+            self._epoch, self._batches, self._rows = self._epoch + 1, 0, 0
+            self._loader_state, self._resumed = stream.loader_state, True
         finally:
-            self.close()
+            stream.close()
+            self._streams.discard(stream)
 
     def close(self) -> None:
-        """Stop reading and asking, and wait for both; may be called twice and from any thread.
+        """Stop what is under way; the state stays what it is."""
+        if self._under_way is not None:
+            self._under_way.close()
 
-        Waits for the batch the loader is producing and for the requests under way, which end at the latest
-        when the client's time runs out; requests that have not begun are dropped.
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands: plain values, which torch, pickle and JSON can keep.
+
+        With a loader that keeps a state itself, its state is among them, and is as plain as it is.
         """
-        self._stopping.set()
-        self._free.release()
-        # The garbage collector may close an abandoned generator in any thread, this one's own included.
-        if self._reader.ident is not None and self._reader is not threading.current_thread():
-            self._reader.join()
-        self._pool.shutdown(wait=not _is_own(threading.current_thread()), cancel_futures=True)
+        return {
+            "format": FORMAT,
+            "fingerprint": self._fingerprint(),
+            "epoch": self._epoch,
+            "batches": self._batches,
+            "rows": self._rows,
+            "loader": deepcopy(self._loader_state),
+        }
 
-    def _next(self) -> tuple[Batch, SoftTargets] | None:
-        began = time.perf_counter()
+    def load_state_dict(self, state: Mapping[str, Any], *, other_fingerprint: bool = False) -> None:
+        """Let the next iteration go on where the state was taken.
+
+        Args:
+            state: of ``state_dict``.
+            other_fingerprint: whether targets may be of another fingerprint than before; else the server's
+                answers must have the state's.
+
+        Raises:
+            InputError: it is no such state, or the loader cannot be put back to where it was.
+            OtherFingerprint: this client's targets are of another fingerprint already.
+        """
         try:
-            entry = self._asked.get()
-            if self._stopping.is_set():
-                raise SoftTargetsError("the client was closed before its targets were read to the end")
-            if isinstance(entry, _End):
-                if entry.error is not None:
-                    raise entry.error
-                return None
-            batch, targets = entry
-            return batch, targets.result()
-        except CancelledError:
-            raise SoftTargetsError("the client was closed before its targets were read to the end") from None
-        finally:
-            self._waited(time.perf_counter() - began)
-
-    def _read(self) -> None:
-        try:
-            batches = iter(self._loader)
-            while True:
-                self._free.acquire()
-                if self._stopping.is_set():
-                    break
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    break
-                self._asked.put((batch, self._pool.submit(self._fetch, self._inputs(batch))))
-        except BaseException as exc:  # noqa: BLE001 - whatever the loader raises belongs to the consumer
-            self._asked.put(_End(exc))
-        else:
-            self._asked.put(_End(None))
+            form, fingerprint, loader_state = state["format"], state["fingerprint"], state["loader"]
+            epoch, batches, rows = (int(state[name]) for name in ("epoch", "batches", "rows"))
+        except (KeyError, TypeError, ValueError):
+            raise InputError("this is not a state of distill: it needs what state_dict returns") from None
+        if form != FORMAT or min(epoch, batches, rows) < 0:
+            raise InputError(f"a state of format {form!r} cannot be read; this client reads {FORMAT}")
+        if loader_state is not None and not _keeps_state(self._loader):
+            raise InputError(
+                "the state holds its loader's own state, but this loader has no load_state_dict; "
+                "resume with the kind of loader that the state was taken with"
+            )
+        if fingerprint is not None and not other_fingerprint:
+            self._expect(fingerprint)
+            if self._fingerprint() != fingerprint:
+                raise OtherFingerprint(
+                    f"the state was taken with targets of the fingerprint {fingerprint}, this client's are "
+                    f"of {self._fingerprint()}: teachers or recipe were changed. Use the recipe of before, "
+                    "or go on with other_fingerprint=True"
+                )
+        self.close()
+        self._epoch, self._batches, self._rows = epoch, batches, rows
+        self._loader_state, self._resumed = loader_state, True
+        if loader_state is not None:
+            self._loader.load_state_dict(deepcopy(loader_state))  # type: ignore[attr-defined]
 
 
-def _is_own(thread: threading.Thread) -> bool:
-    return thread.name.startswith("soft-targets-request")
+def _keeps_state(loader: object) -> bool:
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")

@@ -7,7 +7,8 @@ SoftTargetsError
 ├── ServerUnreachable     no answer came: refused, reset or timed out
 ├── RequestRefused        the server answered with an error: status, code and what to do
 ├── WireError             the answer is not what the wire format says
-│   └── IncompleteStream  rows are missing, doubled or foreign, or the stream was cut
+│   ├── IncompleteStream  rows are missing, doubled or foreign, or the stream was cut
+│   └── OtherFingerprint  targets of another recipe, or of teachers that were changed
 └── FailedRows            the answer came whole, but some of its rows carry an error
 """
 
@@ -42,12 +43,14 @@ class RequestRefused(SoftTargetsError):
     Attributes:
         status: the HTTP status.
         code: the server's code, for instance ``bad_input`` or ``unknown_recipe``.
+        retry_after_s: seconds after which it wants to be asked again, where it says so.
     """
 
-    def __init__(self, message: str, *, status: int, code: str) -> None:
+    def __init__(self, message: str, *, status: int, code: str, retry_after_s: float | None = None) -> None:
         super().__init__(f"{message} [{status} {code}]")
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class WireError(SoftTargetsError):
@@ -64,6 +67,10 @@ class IncompleteStream(WireError):
     def __init__(self, message: str, *, row_ids: Sequence[RowId] = ()) -> None:
         super().__init__(message)
         self.row_ids = tuple(row_ids)
+
+
+class OtherFingerprint(WireError):
+    """Raised when targets are not of the fingerprint that all before had: they must not be mixed."""
 
 
 class FailedRows(SoftTargetsError):

@@ -1,8 +1,9 @@
 """What stands between a call and its requests: rows are prepared and cut into parts, answers are joined."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,44 @@ from soft_targets.errors import FailedRows, IncompleteStream, InputError, RowId,
 from soft_targets.targets import SoftTargets
 from soft_targets.wire.rows import cut
 
-__all__ = ["Join", "parts", "prepare"]
+__all__ = ["Join", "Part", "Prepared", "parts", "prepare"]
 
 Array = np.ndarray[Any, Any]
+Room = Callable[[tuple[int, ...], Any], Array]
+
+
+class Prepared(NamedTuple):
+    """A call's rows, checked and cast.
+
+    Attributes:
+        arrays: name to array ``[B, ...]``, in the ensemble's order.
+        row_ids: B ids, the caller's.
+        sizes: the bytes of each row, int ``[B]``.
+    """
+
+    arrays: dict[str, Array]
+    row_ids: list[RowId]
+    sizes: Array
+
+
+class Part(NamedTuple):
+    """The rows of one request.
+
+    On the wire rows have ids that no other request of the client has, ``first``, ``first + 1`` ..., so that
+    an answer to another request, of whatever rows, is not taken for this one's.
+
+    Attributes:
+        rows: their places in the call, int ``[n]``.
+        first: the id of the first of them on the wire.
+    """
+
+    rows: Array
+    first: int
+
+    @property
+    def wire_ids(self) -> pa.Array:
+        """uint64 ``[n]``."""
+        return pa.array(np.arange(self.first, self.first + len(self.rows), dtype=np.uint64))
 
 
 def prepare(
@@ -22,11 +58,8 @@ def prepare(
     specs: Mapping[str, wire.TensorSpec],
     *,
     row_ids: Sequence[RowId] | Array | None,
-) -> tuple[dict[str, Array], pa.Array]:
+) -> Prepared:
     """Check and cast a call's inputs.
-
-    Returns:
-        Name to array ``[B, ...]`` in the ensemble's order, and B row ids.
 
     Raises:
         InputError: names, dtypes, shapes, lengths or ids do not fit.
@@ -48,7 +81,10 @@ def prepare(
     ids = wire.default_row_ids(rows) if row_ids is None else wire.row_id_array(_as_numpy(row_ids))
     if len(ids) != rows:
         raise InputError(f"{len(ids)} row ids for {rows} rows")
-    return arrays, ids
+    sizes = np.full(rows, 8)  # the id
+    for values in arrays.values():
+        sizes = sizes + (_text_bytes(values) if values.dtype == object else values[0].nbytes)
+    return Prepared(arrays, ids.to_pylist(), sizes)
 
 
 def _as_numpy(values: Any) -> Any:
@@ -62,22 +98,19 @@ def _as_numpy(values: Any) -> Any:
         return tensor.float().numpy()
 
 
-def parts(arrays: Mapping[str, Array], ids: pa.Array, *, max_rows: int, max_bytes: int) -> list[slice]:
+def parts(prepared: Prepared, *, max_rows: int, max_bytes: int) -> list[slice]:
     """Cut rows so that no request's body exceeds the limits.
 
     Raises:
         InputError: a single row is larger than ``max_bytes``.
     """
-    budget = max_bytes - 2048 - 1024 * len(arrays)  # the schema, and padding of every column
-    sizes = np.full(len(ids), 8) if pa.types.is_integer(ids.type) else _text_bytes(ids.to_pylist())
-    for values in arrays.values():
-        sizes = sizes + (_text_bytes(values) if values.dtype == object else values[0].nbytes)
-    for row in np.flatnonzero(sizes > budget)[:1]:
+    budget = max_bytes - 2048 - 1024 * len(prepared.arrays)  # the schema, and padding of every column
+    for row in np.flatnonzero(prepared.sizes > budget)[:1]:
         raise InputError(
-            f"row {ids[int(row)].as_py()!r} takes {sizes[row]} bytes, "
+            f"row {prepared.row_ids[int(row)]!r} takes {prepared.sizes[row]} bytes, "
             f"more than a request to this server may hold ({max_bytes} bytes)"
         )
-    return list(cut(sizes, budget, max_rows=max_rows))
+    return list(cut(prepared.sizes, budget, max_rows=max_rows))
 
 
 def _text_bytes(texts: Sequence[str] | Array) -> Array:
@@ -87,91 +120,150 @@ def _text_bytes(texts: Sequence[str] | Array) -> Array:
 class Join:
     """Puts the rows of several answers where they belong, by row id and never by position.
 
+    May be shared by threads, each with a part of its own.
+
     Args:
-        row_ids: B ids.
+        row_ids: B ids, the caller's.
         classes: C names.
+        classes_digest: of them, as answers must have it.
         agree: told each answer's fingerprint before its rows are read; raises where it may not be.
+        room: makes the arrays to fill, from shape and dtype.
     """
 
     def __init__(
-        self, row_ids: list[RowId], classes: tuple[str, ...], *, agree: Callable[[str], None]
+        self,
+        row_ids: list[RowId],
+        classes: tuple[str, ...],
+        *,
+        classes_digest: str,
+        agree: Callable[[str], None],
+        room: Room = np.empty,
     ) -> None:
         self._row_ids = row_ids
         self._classes = classes
         self._agree = agree
-        self._classes_digest = wire.classes_digest(classes)
+        self._make = room
+        self._classes_digest = classes_digest
         self._sources = [""] * len(row_ids)
         self._missing_teachers: list[tuple[str, ...]] = [()] * len(row_ids)
         self._errors: dict[RowId, tuple[str, str]] = {}
-        self._columns: tuple[Array, Array | None, Array | None] | None = None
-        self._fingerprint: str | None = None
-        self._temperature = math.nan
+        self._lock = threading.Lock()
+        self._columns: tuple[Array | None, ...] | None = None
+        self._said: tuple[str, float] | None = None
 
-    def add(self, part: slice, answer: bytes, *, broken: Exception | None = None) -> None:
-        """Take in the answer to the request that held the rows of ``part``.
+    def add(
+        self,
+        part: Part,
+        answer: bytes,
+        *,
+        broken: Exception | None = None,
+        by_digest: bool = False,
+        max_bytes: int = wire.MAX_BYTES,
+    ) -> tuple[list[str], Array]:
+        """Take in the answer to one request, all of it or nothing.
 
         Args:
             part: which rows were asked for.
             answer: the body, as far as it came.
             broken: what broke it off, if anything did.
+            by_digest: the rows were asked for by their digests, and may be absent.
+            max_bytes: what the answer may take once it is decompressed.
+
+        Returns:
+            Where each row came from, and the offsets within the part of those that are absent.
 
         Raises:
             IncompleteStream: rows are missing, doubled or foreign, or the closing batch is, or disagrees.
             WireError: the answer does not follow the format, or has another fingerprint than it may have.
         """
-        where = {row: part.start + offset for offset, row in enumerate(self._row_ids[part])}
-        missing = dict(where)
+        came = np.zeros(len(part.rows), dtype=bool)
         try:
-            closing = self._read(answer, where, missing)
+            batches, closing = self._read(part, wire.read_reply(answer, max_bytes=max_bytes), came)
         except WireError as exc:
             named = isinstance(exc, IncompleteStream) and exc.row_ids
             if named or not (broken or isinstance(exc, IncompleteStream)):
                 raise
+            missing = self._named(part, ~came)
             raise IncompleteStream(
-                f"the answer was cut: {broken or exc}; {_some(missing)} did not arrive", row_ids=list(missing)
+                f"the answer was cut: {broken or exc}; {_some(missing)} did not arrive", row_ids=missing
             ) from (broken or exc)
-        if missing:
-            raise IncompleteStream(f"{_some(missing)} missing from a complete answer", row_ids=list(missing))
-        failed = sum(row in self._errors for row in where)
-        if closing != (len(where), failed):
+        if not came.all():
+            missing = self._named(part, ~came)
+            raise IncompleteStream(f"{_some(missing)} missing from a complete answer", row_ids=missing)
+        failed = sum(len(_errors(batch)) for _, batch in batches)
+        if closing != (len(came), failed):
             raise IncompleteStream(
                 f"the closing batch says {closing.rows} rows, {closing.failed} failed; "
-                f"{len(where)} rows came, {failed} failed"
+                f"{len(came)} rows came, {failed} failed"
             )
+        absent = [
+            places[place]
+            for places, batch in batches
+            for place, source in enumerate(batch.sources)
+            if source == "absent"
+        ]
+        if absent and not by_digest:
+            [row, *_] = self._named(part, absent)
+            raise WireError(f"row {row!r} was sent whole, yet the answer calls it absent")
+        with self._lock:
+            for places, batch in batches:
+                self._place(part.rows[places], batch)
+        return [source for _, batch in batches for source in batch.sources], np.array(absent, dtype=np.intp)
 
-    def finish(self) -> SoftTargets:
+    def finish(self, *, keep_errors: bool) -> SoftTargets:
         """All rows.
 
         Raises:
-            FailedRows: the server answered some with an error.
+            FailedRows: the server answered some with an error, and they are not to be kept.
         """
-        if self._errors:
+        if self._errors and not keep_errors:
             raise FailedRows(self._errors)
         assert self._columns is not None, "every row was answered, so a batch was read"
-        assert self._fingerprint is not None, "a fingerprint is read before a batch"
-        log_probs, indices, tail = self._columns
+        assert self._said is not None, "a fingerprint is read before a batch"
+        log_probs, indices, tail, entropy, divergence = self._columns
+        assert log_probs is not None, "every answer has log-probabilities"
+        fingerprint, temperature = self._said
         return SoftTargets(
             row_ids=self._row_ids,
             log_probs=log_probs,
             indices=indices,
             tail_log_mass=tail,
-            temperature=self._temperature,
-            fingerprint=self._fingerprint,
+            temperature=temperature,
+            fingerprint=fingerprint,
             source=self._sources,
             missing_teachers=tuple(self._missing_teachers) if any(self._missing_teachers) else (),
             classes=self._classes,
+            errors={row: self._errors[row] for row in self._row_ids if row in self._errors},
+            entropy=entropy,
+            divergence=divergence,
         )
 
-    def _read(self, answer: bytes, where: dict[RowId, int], missing: dict[RowId, int]) -> wire.Closing:
-        metadata, batches = wire.read_reply(answer)
-        self._believe(metadata)
-        for batch in batches:
-            if isinstance(batch, wire.Closing):
-                return batch
-            self._place(batch, where, missing)
+    def _named(self, part: Part, places: Any) -> list[RowId]:
+        """The caller's ids of some of a part's rows."""
+        return [self._row_ids[row] for row in part.rows[places]]
+
+    def _read(
+        self,
+        part: Part,
+        answer: tuple[dict[str, str], Iterator[wire.ReplyBatch | wire.Closing]],
+        came: Array,
+    ) -> tuple[list[tuple[Array, wire.ReplyBatch]], wire.Closing]:
+        """Batches, with their rows' places in the part; ``came`` is told the rows that were read."""
+        metadata, entries = answer
+        said = self._believe(metadata)
+        batches: list[tuple[Array, wire.ReplyBatch]] = []
+        for entry in entries:
+            if isinstance(entry, wire.Closing):
+                with self._lock:
+                    if self._said not in (None, said):
+                        raise WireError("answers to one call differ in their fingerprint or temperature")
+                    self._said = said
+                return batches, entry
+            self._check(entry)
+            batches.append((self._places(part, entry, came), entry))
         raise AssertionError("read_reply ends with a closing batch or raises")
 
-    def _believe(self, metadata: Mapping[str, str]) -> None:
+    def _believe(self, metadata: Mapping[str, str]) -> tuple[str, float]:
         try:
             fingerprint, temperature = metadata["fingerprint"], float(metadata["temperature"])
         except (KeyError, ValueError):
@@ -184,52 +276,92 @@ class Join:
         if not 0 < temperature < math.inf:
             raise WireError(f"the answer says a temperature of {temperature}")
         self._agree(fingerprint)
-        self._fingerprint, self._temperature = fingerprint, temperature
+        return fingerprint, temperature
 
-    def _place(self, batch: wire.ReplyBatch, where: dict[RowId, int], missing: dict[RowId, int]) -> None:
-        row_ids = batch.row_ids.to_pylist()
-        unasked: dict[RowId, str] = {}
-        for row in row_ids:
-            if missing.pop(row, None) is None:
-                unasked[row] = "came twice" if row in where else "was not asked for"
-        if unasked:
-            said = "; ".join(f"row {row!r} {what}" for row, what in list(unasked.items())[:3])
-            raise IncompleteStream(f"{len(unasked)} row(s) are wrong: {said}", row_ids=list(unasked))
-        good = np.ones(len(row_ids), dtype=bool)
-        for offset, (row, source, error) in enumerate(zip(row_ids, batch.sources, batch.errors, strict=True)):
-            if source == "absent":
-                raise WireError(f"row {row!r} was sent whole, yet the answer calls it absent")
-            if source == "error" or error is not None:
-                self._errors[row] = error or ("internal", "the server does not say why")
-                good[offset] = False
-            self._sources[where[row]] = source
-            self._missing_teachers[where[row]] = batch.missing_teachers[offset]
-        into = np.array([where[row] for row in row_ids], dtype=np.intp)[good]
-        came = (batch.log_probs, batch.indices, batch.tail_log_mass)
-        for kept, values in zip(self._room(batch), came, strict=True):
+    def _places(self, part: Part, batch: wire.ReplyBatch, came: Array) -> Array:
+        """Where in the part each row belongs."""
+        if not pa.types.is_uint64(batch.row_ids.type):
+            ids = batch.row_ids.to_pylist()
+            raise IncompleteStream(
+                f"{len(ids)} row(s) are wrong: row {ids[0]!r} was not asked for", row_ids=ids
+            )
+        ids = batch.row_ids.to_numpy()
+        offsets = ids - np.uint64(part.first)  # wraps around below the first
+        foreign = offsets >= len(came)
+        if foreign.any():
+            wrong = ids[foreign].tolist()
+            raise IncompleteStream(
+                f"{len(wrong)} row(s) are wrong: row {wrong[0]} was not asked for", row_ids=wrong
+            )
+        places = offsets.astype(np.intp)
+        times = np.bincount(places, minlength=len(came)) + came
+        if (times > 1).any():
+            again = self._named(part, times > 1)
+            raise IncompleteStream(
+                f"{len(again)} row(s) are wrong: row {again[0]!r} came twice", row_ids=again
+            )
+        came[places] = True
+        return places  # type: ignore[no-any-return]
+
+    def _place(self, rows: Array, batch: wire.ReplyBatch) -> None:
+        # Mostly the rows of a batch follow each other and have nothing amiss: then they go in one piece.
+        run = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+        if run:
+            self._sources[rows[0] : rows[-1] + 1] = batch.sources
+        else:
+            for row, source in zip(rows.tolist(), batch.sources, strict=True):
+                self._sources[row] = source
+        if any(batch.missing_teachers):
+            for row, names in zip(rows.tolist(), batch.missing_teachers, strict=True):
+                self._missing_teachers[row] = names
+        failed = _errors(batch)
+        for place, error in failed.items():
+            self._errors[self._row_ids[rows[place]]] = error
+        without = [*failed, *(place for place, one in enumerate(batch.sources) if one == "absent")]
+        good = np.ones(len(rows), dtype=bool)
+        good[without] = False
+        into: Any = slice(rows[0], rows[-1] + 1) if run and not without else rows[good]
+        for kept, values in zip(self._room(batch), _columns(batch), strict=True):
             if kept is not None and values is not None:
-                kept[into] = values[good]
+                kept[into] = values[good] if without else values
+                if without:
+                    kept[rows[~good]] = 0 if values.dtype.kind == "i" else math.nan
 
-    def _room(self, batch: wire.ReplyBatch) -> tuple[Array, Array | None, Array | None]:
-        """The arrays to fill, made to the first batch's measure."""
-        width, sparse = batch.log_probs.shape[1], batch.indices is not None
-        rows, classes = len(self._row_ids), len(self._classes)
-        if (width > classes) if sparse else (width != classes):
+    def _check(self, batch: wire.ReplyBatch) -> None:
+        width, classes = batch.log_probs.shape[1], len(self._classes)
+        if (width > classes) if batch.indices is not None else (width != classes):
             raise WireError(f"the answer has {width} log-probabilities a row for {classes} classes")
         if batch.indices is not None and not ((batch.indices >= 0) & (batch.indices < classes)).all():
             raise WireError(f"the answer has a class index outside 0 to {classes - 1}")
+
+    def _room(self, batch: wire.ReplyBatch) -> tuple[Array | None, ...]:
+        """The arrays to fill, made to the first batch's measure."""
+        shapes = [
+            None if values is None else ((len(self._row_ids), *values.shape[1:]), values.dtype)
+            for values in _columns(batch)
+        ]
         if self._columns is None:
-            self._columns = (
-                np.empty((rows, width), dtype=np.float32),
-                np.empty((rows, width), dtype=np.int32) if sparse else None,
-                np.empty(rows, dtype=np.float32) if sparse else None,
-            )
-        log_probs, indices, _ = self._columns
-        if log_probs.shape[1] != width or (indices is not None) != sparse:
-            raise WireError("answers to one call differ in how many classes they keep")
+            self._columns = tuple(shape and self._make(*shape) for shape in shapes)
+        if shapes != [kept if kept is None else (kept.shape, kept.dtype) for kept in self._columns]:
+            raise WireError("answers to one call differ in what a row holds")
         return self._columns
 
 
-def _some(rows: Mapping[RowId, int]) -> str:
-    shown = ", ".join(repr(row) for row in list(rows)[:5])
-    return f"{len(rows)} row(s) ({shown}{', ...' if len(rows) > len(list(rows)[:5]) else ''})"
+def _columns(batch: wire.ReplyBatch) -> tuple[Array | None, ...]:
+    return (batch.log_probs, batch.indices, batch.tail_log_mass, batch.entropy, batch.divergence)
+
+
+def _errors(batch: wire.ReplyBatch) -> dict[int, tuple[str, str]]:
+    """The rows that failed, by their place in the batch."""
+    if "error" not in batch.sources and batch.errors.count(None) == len(batch.errors):
+        return {}
+    return {
+        place: error or ("internal", "the server does not say why")
+        for place, (source, error) in enumerate(zip(batch.sources, batch.errors, strict=True))
+        if source == "error" or error is not None
+    }
+
+
+def _some(rows: Sequence[RowId]) -> str:
+    shown = ", ".join(repr(row) for row in rows[:5])
+    return f"{len(rows)} row(s) ({shown}{', ...' if rows[5:] else ''})"

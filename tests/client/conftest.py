@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,7 +29,8 @@ class Asked:
     query: dict[str, str]
     headers: dict[str, str]
     row_ids: list[int | str]
-    inputs: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray] | None
+    digests: list[bytes] | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def layout_of(asked: Asked) -> wire.Layout:
 
 
 def rows_of(asked: Asked) -> Rows:
+    assert asked.inputs is not None, "rows asked for by digest are known_of's"
     dense, layout = target_of(asked.inputs["pixels"]), layout_of(asked)
     if layout.top_k is None:
         values = layout.pack(dense)
@@ -78,6 +81,14 @@ def rows_of(asked: Asked) -> Rows:
         values = layout.pack(np.take_along_axis(dense, kept, axis=1), kept, tail)
     n = len(values)
     return Rows(asked.row_ids, values, ["miss" if i % 2 else "hit" for i in range(n)], [None] * n)
+
+
+def known_of(asked: Asked, known: dict[bytes, bytes]) -> Rows:
+    """What an honest answer to digests says where these values are known; to rows, as if to digests."""
+    digests = wire.row_digests(asked.inputs, SPECS) if asked.inputs is not None else asked.digests or []
+    values = [known.get(digest) for digest in digests]
+    sources = ["absent" if value is None else "hit" for value in values]
+    return Rows(asked.row_ids, values, sources, [None] * len(values))
 
 
 def reply_of(asked: Asked, rows: Rows | None = None, *, size: int = 2, **metadata: str) -> Reply:
@@ -111,7 +122,8 @@ class ReplyServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.answer: Callable[[Asked], Reply] = reply_of
+        self.answer: Callable[[Asked], Reply] = self.honest
+        self.known: dict[bytes, bytes] = {}
         self.description: Callable[[], Reply] = lambda: json_reply(200, self.described)
         self.described: dict[str, Any] = {
             "name": "pets",
@@ -130,6 +142,15 @@ class ReplyServer(ThreadingHTTPServer):
         self.described_headers: dict[str, str] = {}
         self.connections = 0
         self.lock = threading.Lock()
+
+    def honest(self, asked: Asked) -> Reply:
+        """Remember every row, and know it by its digest from then on."""
+        if asked.inputs is None:
+            return reply_of(asked, known_of(asked, self.known))
+        rows, digests = rows_of(asked), wire.row_digests(asked.inputs, SPECS)
+        sources = ["hit" if digest in self.known else "miss" for digest in digests]
+        self.known |= dict(zip(digests, rows.values, strict=True))
+        return reply_of(asked, replace(rows, sources=sources))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -156,10 +177,11 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         assert url.path == "/v1/ensembles/pets/soft-targets"
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        ids, inputs, _ = wire.decode_request(body, SPECS, max_rows=4096)
+        ids, inputs, digests = wire.decode_request(body, SPECS, max_rows=4096)
         query = {name: values[0] for name, values in parse_qs(url.query, strict_parsing=True).items()}
         with self.server.lock:
-            asked = Asked(len(self.server.asked), query, dict(self.headers), ids.to_pylist(), inputs)
+            number = len(self.server.asked)
+            asked = Asked(number, query, dict(self.headers), ids.to_pylist(), inputs, digests)
             self.server.asked.append(asked)
         self._send(self.server.answer(asked))
 
@@ -187,6 +209,19 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[ReplyServer]:
+    with started() as running:
+        yield running
+
+
+@pytest.fixture
+def replica() -> Iterator[ReplyServer]:
+    """A second server of the same ensemble."""
+    with started() as running:
+        yield running
+
+
+@contextmanager
+def started() -> Iterator[ReplyServer]:
     with ReplyServer() as running:
         # Daemons all: an answer that never comes must not keep the tests from ending.
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -199,7 +234,8 @@ def server() -> Iterator[ReplyServer]:
 
 @pytest.fixture
 def client(server: ReplyServer) -> Iterator[Client]:
-    with Client(server.url, ensemble="pets", timeout_s=PATIENCE_S) as opened:
+    """One that says at once what went wrong."""
+    with Client(server.url, ensemble="pets", timeout_s=PATIENCE_S, retry_s=0) as opened:
         yield opened
 
 
@@ -219,6 +255,7 @@ class Answers:
     target_of = staticmethod(target_of)
     layout_of = staticmethod(layout_of)
     rows_of = staticmethod(rows_of)
+    known_of = staticmethod(known_of)
     reply_of = staticmethod(reply_of)
     json_reply = staticmethod(json_reply)
 

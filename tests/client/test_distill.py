@@ -80,7 +80,7 @@ def test_several_epochs_over_a_torch_loader(server, client, answers):
 
 def test_nothing_starts_before_the_first_batch_is_wanted(server, client, inputs):
     read = []
-    stream = client.distill((read.append(seed) or seed for seed in seeds(3)), inputs=inputs)
+    stream = iter(client.distill((read.append(seed) or seed for seed in seeds(3)), inputs=inputs))
     assert threads() == []
     assert read == []
     stream.close()
@@ -98,7 +98,7 @@ def test_the_loader_is_read_only_so_far_ahead(server, client, answers, inputs, p
             ahead.release()
             yield seed
 
-    stream = client.distill(loader(), inputs=inputs, prefetch=prefetch)
+    stream = iter(client.distill(loader(), inputs=inputs, prefetch=prefetch))
     for taken in range(1, 6):
         next(stream)
         # The batch just taken frees a place: wait until it is filled, then nothing more may be read.
@@ -129,7 +129,7 @@ def test_a_loop_that_raises_leaves_nothing_behind(client, inputs):
 
 
 def test_a_closed_generator_leaves_nothing_behind(client, inputs):
-    stream = client.distill(count(), inputs=inputs)
+    stream = iter(client.distill(count(), inputs=inputs))
     next(stream)
     stream.close()
     assert threads() == []
@@ -141,7 +141,7 @@ def test_an_error_of_the_loader_comes_after_the_batches_before_it(client, inputs
         yield from range(3)
         raise OSError("disk on fire")
 
-    stream = client.distill(loader(), inputs=inputs, prefetch=8)
+    stream = iter(client.distill(loader(), inputs=inputs, prefetch=8))
     assert [next(stream)[0] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="disk on fire"):
         next(stream)
@@ -150,18 +150,18 @@ def test_an_error_of_the_loader_comes_after_the_batches_before_it(client, inputs
 
 def test_something_that_is_no_iterable(client, inputs):
     with pytest.raises(TypeError, match="iterable"):
-        next(client.distill(3, inputs=inputs))
+        next(iter(client.distill(3, inputs=inputs)))
 
 
 def test_an_error_of_the_inputs_function_comes_in_place_of_its_batch(client, inputs):
-    stream = client.distill(count(), inputs=lambda seed: inputs(seed) if seed < 2 else {}[seed])
+    stream = iter(client.distill(count(), inputs=lambda seed: inputs(seed) if seed < 2 else {}[seed]))
     assert [next(stream)[0] for _ in range(2)] == [0, 1]
     with pytest.raises(KeyError, match="2"):
         next(stream)
 
 
 def test_an_inputs_function_that_stops_iteration_does_not_end_the_epoch_quietly(client, inputs):
-    stream = client.distill(seeds(3), inputs=lambda seed: inputs(seed) if seed < 2 else next(iter(())))
+    stream = iter(client.distill(seeds(3), inputs=lambda seed: inputs(seed) if seed < 2 else next(iter(()))))
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(stream)
 
@@ -174,7 +174,7 @@ def test_an_error_of_a_request_comes_in_place_of_its_batch(server, client, answe
         return answers.reply_of(asked, rows)
 
     server.answer = answer
-    stream = client.distill(count(), inputs=inputs)
+    stream = iter(client.distill(count(), inputs=inputs))
     assert [next(stream)[0] for _ in range(2)] == [0, 1]
     with pytest.raises(FailedRows, match="svm"):
         next(stream)
@@ -183,16 +183,16 @@ def test_an_error_of_a_request_comes_in_place_of_its_batch(server, client, answe
 
 def test_inputs_that_do_not_fit(client):
     with pytest.raises(InputError, match="missing: caption"):
-        next(client.distill([np.zeros((1, 3))], inputs=lambda batch: {"pixels": batch}))
+        next(iter(client.distill([np.zeros((1, 3))], inputs=lambda batch: {"pixels": batch})))
 
 
 def test_a_server_that_is_gone(server, answers, inputs):
-    with Client(server.url, ensemble="pets", timeout_s=answers.patience_s) as client:
+    with Client(server.url, ensemble="pets", timeout_s=answers.patience_s, retry_s=0) as client:
         client.info()
         server.answer = lambda _: (_ for _ in ()).throw(ConnectionAbortedError)
         server.handle_error = lambda *_: None
         with pytest.raises(ServerUnreachable):
-            next(client.distill(seeds(3), inputs=inputs))
+            next(iter(client.distill(seeds(3), inputs=inputs)))
 
 
 def test_prefetch_is_checked_at_once(client, inputs):
@@ -205,7 +205,7 @@ def test_an_empty_loader(client, inputs):
 
 
 def test_closing_the_client_ends_a_stream_with_an_error_not_quietly(client, inputs):
-    stream = client.distill(seeds(50), inputs=inputs, prefetch=2)
+    stream = iter(client.distill(seeds(50), inputs=inputs, prefetch=2))
     next(stream)
     client.close()
     assert threads() == []
@@ -256,7 +256,7 @@ from itertools import count
 from soft_targets import Client
 
 client = Client(sys.argv[1], ensemble="pets")
-stream = client.distill(count(), inputs=lambda i: {"pixels": [[0.0, 1.0, i]], "caption": ["x"]})
+stream = iter(client.distill(count(), inputs=lambda i: {"pixels": [[0.0, 1.0, i]], "caption": ["x"]}))
 next(stream)
 print("half-read")
 """

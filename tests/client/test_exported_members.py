@@ -6,7 +6,40 @@ import sys
 import pytest
 
 import soft_targets
-from soft_targets import distill, errors, exchange, losses, targets, wire
+from soft_targets import (
+    client,
+    distill,
+    errors,
+    exchange,
+    lookups,
+    losses,
+    prefetching,
+    progress,
+    servers,
+    session,
+    stats,
+    targets,
+    tensors,
+    views,
+    wire,
+)
+
+MODULES = [
+    client,
+    distill,
+    exchange,
+    lookups,
+    losses,
+    prefetching,
+    progress,
+    servers,
+    session,
+    stats,
+    targets,
+    tensors,
+    views,
+    wire,
+]
 
 
 def test_public_names_are_sorted_and_importable():
@@ -24,7 +57,7 @@ def test_every_error_is_public():
     assert raised <= set(soft_targets.__all__)
 
 
-@pytest.mark.parametrize("module", [distill, exchange, losses, targets, wire])
+@pytest.mark.parametrize("module", MODULES)
 def test_modules_list_their_names(module):
     assert len(module.__all__) == len(set(module.__all__))
     for name in module.__all__:
@@ -51,10 +84,17 @@ def test_importing_does_not_import_torch_or_the_server():
     assert not {"torch", "service", "operators", "fastapi", "onnxruntime"} & set(loaded.split())
 
 
-def test_the_loss_without_torch_says_what_to_install():
+@pytest.mark.parametrize("name", losses.__all__)
+def test_a_loss_without_torch_says_what_to_install(name):
     said = run(
         "import sys; sys.modules['torch'] = None\n"
-        "try:\n    from soft_targets import distillation_loss\n"
+        f"try:\n    from soft_targets import {name}\n"
         "except ImportError as exc:\n    print(exc)"
     )
-    assert "soft-targets-client[torch]" in said
+    assert said == f"{name} needs PyTorch: pip install 'soft-targets-client[torch]'\n"
+
+
+def test_every_loss_is_public():
+    assert set(losses.__all__) <= set(soft_targets.__all__)
+    for name in losses.__all__:
+        assert getattr(soft_targets, name) is getattr(losses, name)

@@ -58,7 +58,7 @@ def test_a_claimed_size_is_refused_before_it_is_allocated(codec, claimed):
     before = pa.default_memory_pool().max_memory()
     with pytest.raises(WireError, match=f"more than {2**30} bytes"):
         read(body)
-    assert pa.default_memory_pool().max_memory() < max(before, 2**26)
+    assert pa.default_memory_pool().max_memory() <= max(before, 2**26)
 
 
 @pytest.mark.parametrize("codec", wire.CODECS)
@@ -233,7 +233,7 @@ def test_a_column_that_nobody_asked_for_is_not_even_decompressed():
     before = pa.default_memory_pool().max_memory()
     first = next(read_reply(body, max_bytes=2**45)[1])
     assert first.sources == ["hit", "hit"]
-    assert pa.default_memory_pool().max_memory() < max(before, 2**26)
+    assert pa.default_memory_pool().max_memory() <= max(before, 2**26)
 
 
 HIDDEN = {"ARROW:experimental_compression": "zstd"}
