@@ -1,4 +1,4 @@
-"""The command line: ``soft-targets serve CONFIG``, ``check``, ``certify``, ``demo`` and ``key new``.
+"""The command line: ``soft-targets serve CONFIG``, ``check``, ``certify``, ``prefill`` and the others.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 something needed is missing;
 130 interrupted.
@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 import service
+from service.bulk import command_line as bulk
 from service.errors import ConfigError, ServiceError, TeacherUnreachable
 
 app = typer.Typer(
@@ -204,6 +205,11 @@ def certify_command(
     else:
         typer.echo("\n\n".join(one.text for one in answers))
     raise typer.Exit(0 if all(one.admitted for one in answers) else 1)
+
+
+app.command()(bulk.prefill)
+app.command("import")(bulk.import_export)
+app.command()(bulk.verify)
 
 
 @app.command()

@@ -1,6 +1,6 @@
-"""Bodies: rows out of JSON or Arrow, soft targets into JSON."""
+"""Bodies: rows out of JSON or Arrow."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from service.batching.intake import Load
-from service.engine.ensemble import Effective, Ensemble
+from service.engine.ensemble import Ensemble
 from service.errors import BadInput, EmptyBatch, TooLarge
-from service.model import Array, Group, RowFailure
+from service.model import Array
 from soft_targets import wire
 
 TOP_KEYS = ("inputs", "row_ids")
@@ -206,43 +206,3 @@ def _ragged(rows: list[Any], spec: wire.TensorSpec, name: str) -> BadInput:
         if shape != spec.shape:
             return BadInput(f"input {name!r}: row {position} has shape {list(shape)}; it takes {spec}")
     return BadInput(f"input {name!r}: rows differ in shape; it takes {spec}")
-
-
-def reply(
-    ensemble: Ensemble, effective: Effective, row_ids: Sequence[int | str], groups: Iterable[Group]
-) -> dict[str, Any]:
-    """The JSON reply: targets in the order of the groups."""
-    return {
-        "ensemble": ensemble.name,
-        "recipe": effective.name,
-        "fingerprint": effective.fingerprint,
-        "temperature": effective.recipe.temperature,
-        "certificate": effective.certificate.id,
-        "violations": effective.certificate.violations,
-        "targets": [
-            {
-                "row_id": row_ids[row],
-                "source": source,
-                **_target(ensemble.classes, effective, value, failure),
-                **({"missing_teachers": list(missing)} if missing else {}),
-            }
-            for group in groups
-            for row, source, value, failure, missing in zip(*group, strict=True)
-        ],
-    }
-
-
-def _target(
-    classes: Sequence[str], effective: Effective, value: bytes | None, failure: RowFailure | None
-) -> dict[str, Any]:
-    if value is None:
-        if failure is None:  # absent
-            return {}
-        return {"error_code": failure.code, "error": failure.message}
-    columns = {name: column[0] for name, column in effective.layout.unpack(value).items()}
-    kept = [classes[index] for index in columns["indices"]] if "indices" in columns else classes
-    probabilities = np.exp(columns["log_probs"].astype(np.float64)).tolist()
-    target: dict[str, Any] = {"probabilities": dict(zip(kept, probabilities, strict=True))}
-    if "tail_log_mass" in columns:
-        target["tail"] = float(np.exp(columns["tail_log_mass"].astype(np.float64)))
-    return target | {name: float(columns[name]) for name in wire.DIAGNOSTICS if name in columns}

@@ -144,8 +144,8 @@ _SOFT_TARGETS: dict[str, Any] = {
                         "type": "string",
                         "format": "binary",
                         "description": "an IPC stream, whose last batch is empty and says complete; its "
-                        f"buffers are compressed by the first codec ({', '.join(CODECS)}) that the Accept "
-                        "header names in its parameter codecs, which the Content-Type repeats",
+                        "buffers are compressed by the first codec that the Accept header names in its "
+                        f"parameter codecs ({', '.join(CODECS)}), which the Content-Type repeats",
                     }
                 },
             },

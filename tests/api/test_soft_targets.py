@@ -7,9 +7,14 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pytest
+from fastapi.testclient import TestClient
 
 from service.api import bodies, soft_targets
+from service.api.app import create_app
+from service.auth import open_access
 from service.batching.intake import Load
+from service.config import load
+from service.engine.changes import Alone
 from soft_targets import wire
 
 URL = "/v1/ensembles/toy/soft-targets"
@@ -345,6 +350,27 @@ def test_a_small_body_that_inflates_beyond_the_limit(client):
     assert len(body) < 1 << 14
     reply = client.post(URL, content=body, headers={"Content-Type": wire.ARROW})
     refused(reply, 413, "too_large", f"more than {256 << 20} bytes")
+
+
+def test_what_a_body_may_inflate_to_is_set(toy, opened):
+    path = toy.folder / "narrow.yaml"
+    path.write_text(
+        toy.config.read_text().replace("max_body_bytes", "max_decompressed_bytes: 1000, max_body_bytes")
+    )
+    settings = load(path)
+    app = create_app(opened, settings, open_access(settings.auth), Alone(opened, lambda: settings))
+    client = TestClient(app)  # its lifespan is another's
+    rows = np.zeros((64, 6), np.float32)
+    batch = pa.record_batch({"pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(rows)})
+    for rows, status in ((batch[:40], 200), (batch, 413)):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+            writer.write_batch(rows)
+        content = sink.getvalue().to_pybytes()
+        reply = client.post(URL, content=content, headers={"Content-Type": wire.ARROW})
+        assert reply.status_code == status
+    refused(reply, 413, "too_large", "more than 1000 bytes of rows")
 
 
 def test_nan_rows_are_error_rows_and_the_others_are_answered(client, toy):

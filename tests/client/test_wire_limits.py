@@ -258,7 +258,7 @@ def test_more_rows_than_bytes_are_refused():
 
 
 def big_endian(body):
-    """The same stream, whose schema says that its numbers are big-endian, in a field pyarrow leaves out."""
+    """The same stream, whose schema says that its numbers are big-endian: pyarrow leaves that field out."""
     (length,) = struct.unpack("<i", body[4:8])
     header = bytearray(body[8 : 8 + length])
     (root,) = struct.unpack_from("<I", header)
