@@ -81,7 +81,7 @@ class RemoteServer:
         self._http = httpx2.AsyncClient(
             base_url=address,
             headers=headers if key is None else {**headers, "Authorization": f"Bearer {key}"},
-            verify=ssl.create_default_context(),  # the system's authorities, and those in SSL_CERT_FILE
+            verify=_trust(address),
             timeout=None,
             limits=httpx2.Limits(
                 max_connections=None,
@@ -145,6 +145,8 @@ class RemoteServer:
                     wait_max=LONGEST_WAIT_S,
                     wait_jitter=JITTER_S,
                 ):
+                    if attempt.num > 1:
+                        self._budget -= 1
                     with attempt:
                         reply = await self._once(request)
         except TimeoutError:
@@ -190,6 +192,8 @@ class RemoteServer:
             pieces.append(piece)
         if inflater is not None and not inflater.eof:
             raise self._failure(f"its reply is no whole {coding}")
+        if inflater is not None and inflater.unused_data:
+            raise self._failure(f"its reply is more than {coding}")
         return b"".join(pieces)
 
     async def _refusal(self, response: httpx2.Response) -> TeacherFailure:
@@ -223,7 +227,6 @@ class RemoteServer:
         asked = failed.retry_after_s if isinstance(failed, TeacherSilent) else None
         if time.monotonic() + (asked or 0.0) >= min(end, until):
             return False
-        self._budget -= 1
         return True if asked is None else asked
 
     def _failure(self, text: str) -> TeacherFailure:
@@ -236,6 +239,13 @@ class RemoteServer:
 
     def _too_long(self) -> TeacherFailure:
         return self._failure(f"its reply is longer than max_reply_bytes ({self._terms.max_reply_bytes})")
+
+
+def _trust(address: str) -> ssl.SSLContext:
+    """Whom to believe: the system's authorities and those in SSL_CERT_FILE; nobody over plain HTTP."""
+    if address.startswith("https:"):
+        return ssl.create_default_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 async def _beginning(response: httpx2.Response) -> bytes:
