@@ -44,13 +44,9 @@ def test_defaults(read):
 
 
 def test_what_can_be_said_of_it(read, tmp_path):
-    teacher = read(
-        (
-            "output:",
-            "revision: 2026-11, parameters: {soft_targets_temperature: 1, deep: true, note: x, share: .5}, "
-            "timeout_s: 3.5, retries: 0, max_reply_bytes: 1MiB, key_file: far.key, output:",
-        )
-    )
+    parameters = "{soft_targets_temperature: 1, deep: true, note: x, share: .5}"
+    terms = "timeout_s: 3.5, retries: 0, max_reply_bytes: 1MiB, key_file: far.key"
+    teacher = read(("output:", f"revision: 2026-11, parameters: {parameters}, {terms}, output:"))
     assert teacher.revision == "2026-11"
     assert teacher.parameters == {"soft_targets_temperature": 1, "deep": True, "note": "x", "share": 0.5}
     assert [type(value) for value in teacher.parameters.values()] == [int, bool, str, float]

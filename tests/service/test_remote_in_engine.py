@@ -401,7 +401,6 @@ def test_who_needs_all_does_not_start_without_it(opened, server):
         opened(ALL)
     where = f"ensemble 'toy': teacher 'far': {server.address('m')}"
     assert f"{where} cannot be reached: teacher 'far' does not answer" in str(caught.value)
-    server.__enter__()
 
 
 async def test_with_a_quorum_a_server_starts_without_it_and_it_joins_when_it_is_back(opened, server):
@@ -490,7 +489,6 @@ def test_too_many_that_are_absent_are_all_named(opened, server):
         opened(("quorum: 1", "quorum: 2"), ("teachers:", f"teachers:\n      {other}"))
     assert "teacher 'other'" in str(caught.value)
     assert "teacher 'far'" in str(caught.value)
-    server.__enter__()
 
 
 def test_a_wrong_configuration_is_no_absence(opened, server):
@@ -535,4 +533,3 @@ def test_a_check_says_what_is_there_what_is_away_and_what_is_not_kept(opened, se
     (finding,) = checked.findings
     assert finding.severity == "error"
     assert "cannot be reached" in finding.message
-    server.__enter__()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 
 import inference_server as fake
 import numpy as np
@@ -215,9 +216,13 @@ def test_a_compressed_reply_is_taken_though_it_was_not_asked_for(server, asked, 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_a_compressed_reply_is_inflated_no_further_than_its_bound(server, asked, coding):
-    bomb = fake.Reply(200, {}, b" " * 100_000_000)
+    one, bomb = asked(max_reply_bytes=100_000), fake.Reply(200, {}, b" " * 100_000_000)
     server.told.append(lambda handler, _: fake.coded(coding)(handler, bomb))
-    assert "longer than max_reply_bytes (100000)" in failure(asked(max_reply_bytes=100_000))
+    tracemalloc.start()
+    assert "longer than max_reply_bytes (100000)" in failure(one)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 5_000_000
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])

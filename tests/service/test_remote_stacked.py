@@ -17,7 +17,9 @@ TWO = (
 )
 THREE = "      - {name: three, model: three.onnx, output: {kind: log_probs}, weight: WEIGHT}\n"
 HEAD = (
-    "ensembles:\n  toy:\n    inputs: {pixels: {dtype: float32, shape: [6]}}\n" + CLASSES + "    batching: {in_flight: 1, threads: 1}\n    teachers:\n"
+    "ensembles:\n  toy:\n    inputs: {pixels: {dtype: float32, shape: [6]}}\n"
+    + CLASSES
+    + "    batching: {in_flight: 1, threads: 1}\n    teachers:\n"
 )
 RECIPES = (
     "    recipes:\n      default: {operator: linear}\n      sure: {operator: linear, weights: {FIRST: 1}}\n"

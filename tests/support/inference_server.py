@@ -83,6 +83,7 @@ class InferenceServer:
         self.always = None
         self.free = threading.Event()
         self._connections = set()
+        self._thread = None
         self._bind(0)
 
     def _bind(self, port):
@@ -103,16 +104,21 @@ class InferenceServer:
 
     def __exit__(self, *_):
         self.free.set()
-        self._leave()
+        if self._thread is None:
+            self._http.server_close()
+        else:
+            self._leave()
 
     def away(self):
         """Nobody listens any more, and all connections are broken off; the port stays this one's."""
-        self._leave()
+        if self._thread is not None:
+            self._leave()
         self._bind(self.port)
 
     def _leave(self):
         self._http.shutdown()
         self._thread.join()
+        self._thread = None
         self._http.server_close()
         for connection in tuple(self._connections):
             with contextlib.suppress(OSError):
