@@ -15,6 +15,7 @@ from service.engine import absence
 from service.engine.engine import Engine
 from service.engine.ensemble import Overrides
 from service.errors import NotReady, TeacherError, TeacherUnreachable
+from service.keys import cache_key
 from soft_targets.wire import row_digests
 
 CONFIG = """\
@@ -196,8 +197,8 @@ def five_classes(given):
 
 
 def a_few_at_most(given):
-    if len(given["x"]) > 7:
-        raise fake.Refused(400, "the batch must be 7 at most")
+    if len(given["x"]) > 8:
+        raise fake.Refused(400, "the batch must be 8 at most")
     return honest(given)
 
 
@@ -214,7 +215,7 @@ def by_the_neighbours(given):
     [
         (five_classes, 5, "answers 5 classes, but 3 are named for it"),
         (lambda given: {"p": logits(given["x"])[:1]}, 3, "answered 4 rows with shape [1, 3]"),
-        (a_few_at_most, 3, "the batch must be 7 at most; it was sent up to batching.max_rows (8) rows"),
+        (a_few_at_most, 3, "the batch must be 8 at most; it was sent up to batching.max_rows (16) rows"),
         (by_the_batch, 3, "nats between batch sizes as teacher 'far' answers them"),
         (by_the_neighbours, 3, "answers a row differently alone and beside others"),
     ],
@@ -222,7 +223,7 @@ def by_the_neighbours(given):
 def test_answers_that_cannot_be_used_are_refused_at_start(opened, server, answer, classes, said):
     server.models["m"] = model(answer, classes=classes)
     with pytest.raises(TeacherError) as caught:
-        opened()
+        opened(("max_rows: 8", "max_rows: 16"))
     assert "'far'" in str(caught.value)
     assert said in str(caught.value)
 
@@ -264,6 +265,11 @@ async def test_without_a_revision_nothing_is_kept(opened, server):
     assert [source async for group in groups for source in group.sources] == ["absent"] * 10
     assert "teacher 'far' has no revision" in toy.config.not_cached
     assert engine.check_ready() == []
+    known = toy.effective("default", Overrides())
+    keys = [cache_key(known.fingerprint, digest) for digest in digests]
+    assert await engine.cache.get_many(keys) == [None] * 10
+    engine.cache.put_many(dict.fromkeys(keys, bytes(known.layout.row_bytes)))
+    assert {source for source, *_ in await ask(engine, rows)} == {"miss"}
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -276,6 +282,12 @@ async def test_opinions_are_kept_as_targets_are(opened, server, kept):
     assert {source for source, *_ in found} == {"opinions" if kept else "miss"}
     assert (len(server.infers()) == asked) == kept
     close_to(found, reference(rows, temperature=2))
+    toy = engine.ensemble("toy")
+    keys = [cache_key(toy.opinions_fingerprint, digest) for digest in row_digests({"x": rows}, toy.inputs)]
+    assert (await engine.cache.get_many(keys) == [None] * 10) != kept
+    engine.cache.put_many(dict.fromkeys(keys, np.full((2, 3), np.log(1 / 3), "<f4").tobytes()))
+    found = await ask(engine, rows, temperature=3.0)
+    assert {source for source, *_ in found} == {"opinions" if kept else "miss"}
 
 
 async def test_its_revision_makes_the_fingerprint_and_its_place_does_not(opened, server):
@@ -424,6 +436,20 @@ async def test_with_a_quorum_a_server_starts_without_it_and_it_joins_when_it_is_
         assert (engine.ensemble("toy").absent, engine.check_ready()) == ([], [])
 
 
+async def test_the_absent_and_the_failing_together_must_leave_a_quorum(opened, server):
+    nan = '- {name: moody, model: "fake://?classes=3&features=4&seed=2&nan_above=10", output: {kind: logits}}'
+    server.away()
+    engine = opened(("quorum: 1", "quorum: 2"), ("teachers:", f"teachers:\n      {nan}"))
+    assert len(engine.check_ready()) == 1
+    for seed in range(6):
+        rows = rows_of(2, seed)
+        rows[:, 0] = 11
+        found = await ask(engine, rows, weights={"moody": 1})
+        assert {failure.code for _, _, failure, _ in found} == {"quorum_lost"}
+    with pytest.raises(NotReady, match=r"'far' has been absent .* 'moody' says nothing of 100%"):
+        engine.check_ready()
+
+
 def absence_over(engine):
     """Let an absent teacher be sought by the next batch, however short ago it was not found."""
     for member in engine.ensemble("toy").members:
@@ -433,7 +459,6 @@ def absence_over(engine):
 
 async def test_one_that_is_absent_is_not_sought_by_every_batch(opened, server, monkeypatch):
     monkeypatch.setattr(absence, "SOUGHT_AGAIN_S", 3600.0)
-    server.models["m"] = model(a_few_at_most)
     honest_answer = server.answer
     monkeypatch.setattr(server, "answer", lambda _: fake.of_json({"error": "loading"}, 503))
     engine = opened()
