@@ -246,6 +246,11 @@ class Ensemble(Section):
             raise refuse(f"quorum {self.quorum} exceeds the {len(self.teachers)} teachers")
         for teacher in self.teachers:
             self._classes_of(teacher)
+            if "timeout_s" in teacher.model_fields_set and teacher.timeout_s > self.teacher_timeout_s:
+                raise refuse(
+                    f"teacher {teacher.name!r}: timeout_s {teacher.timeout_s:g} of one try exceeds "
+                    f"teacher_timeout_s ({self.teacher_timeout_s:g}), which bounds all of them together"
+                )
         for name in self.recipes:
             self.recipe(name)
         return self

@@ -180,7 +180,7 @@ class RemoteTeacher:
         if answer.model not in {None, self._model.name}:
             raise Malformed(f"it comes from another model, {answer.model!r}")
         if answer.datatype != self._answers_in:
-            raise Malformed(f"its output is {answer.datatype} now, and was {self._answers_in}")
+            raise Malformed(f"its output is {answer.datatype}, and was described as {self._answers_in}")
         if self._version is None:
             self._version = answer.version  # of the first answer, at start
         elif answer.version not in {None, self._version}:

@@ -1,5 +1,8 @@
 """A teacher elsewhere: met and checked at start, and what it answers taken for nothing else."""
 
+import shutil
+import ssl
+import subprocess
 import threading
 
 import inference_server as fake
@@ -284,7 +287,7 @@ LIES = [
     (lambda said: said["outputs"][0].update(shape=[1, 6]), "answered 3 rows with shape [1, 6]"),
     (lambda said: said["outputs"][0].update(shape=[3, 2, 1]), "answered 3 rows with shape [3, 2, 1]"),
     (lambda said: said["outputs"][0].update(shape=[4, 2]), "takes 24 bytes"),
-    (lambda said: said["outputs"][0].update(datatype="FP16", shape=[3, 4]), "is FP16 now, and was FP32"),
+    (lambda said: said["outputs"][0].update(datatype="FP16", shape=[3, 4]), "is FP16, and was described as FP32"),
     (lambda said: said["outputs"][0].update(datatype="INT32"), "is not one float a class"),
     (lambda said: said.update(outputs=[]), "its outputs take 0 bytes behind the JSON, and 24 came"),
     (lambda _: {"error": "with status 200"}, "its outputs take 0 bytes"),
@@ -393,6 +396,28 @@ def test_a_file_that_holds_no_key_is_refused_and_not_repeated(serve, tmp_path, c
     said = refused(serve(), key_file=tmp_path / "key")
     assert said.endswith(f"{tmp_path / 'key'} must hold one key, without spaces")
     assert "cannot be read: No such file" in refused(serve(), key_file=tmp_path / "nokey")
+
+
+def test_over_tls_the_server_must_be_who_it_says(serve, tmp_path, monkeypatch):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl: install the Debian package openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    served = serve(tls=tls, key="st_secret")
+    (tmp_path / "key").write_text("st_secret")
+    said = refused(served, TeacherUnreachable, key_file=tmp_path / "key")
+    assert "certificate verify failed" in said
+    assert served.server.received == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    teacher = served.teacher(key_file=tmp_path / "key")
+    assert teacher.answer({"x": ROWS}).tolist() == ROWS.tolist()
 
 
 def test_its_digest_is_of_what_is_configured_and_of_no_place_and_no_key(serve, tmp_path):

@@ -139,6 +139,12 @@ def test_what_cannot_be_said_of_it_is_refused(read, line, said):
     assert said in message
 
 
+def test_a_try_that_may_take_longer_than_all_of_them_is_refused(read):
+    said = refused(read, ("output:", "timeout_s: 11, output:"))
+    assert "teacher 'far': timeout_s 11 of one try exceeds teacher_timeout_s (10)" in said
+    assert read(("classes:", "teacher_timeout_s: 3\n    classes:")).timeout_s == 10  # nobody said so
+
+
 @pytest.mark.parametrize("model", ["one.onnx", "fake://?classes=2"])
 @pytest.mark.parametrize(
     "line",

@@ -74,10 +74,11 @@ class InferenceServer:
         free: what never answers, waits for it.
     """
 
-    def __init__(self, models, *, binary=True, key=None):
+    def __init__(self, models, *, binary=True, key=None, tls=None):
         self.models = dict(models)
         self.binary = binary
         self.key = key
+        self.tls = tls
         self.received = []
         self.told = deque()
         self.always = None
@@ -94,7 +95,7 @@ class InferenceServer:
 
     def address(self, model, version=None):
         path = model if version is None else f"{model}/versions/{version}"
-        return f"kserve+http://127.0.0.1:{self.port}/{path}"
+        return f"kserve+{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/{path}"
 
     def __enter__(self):
         self._http.server_activate()
@@ -309,6 +310,13 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
+
+    def get_request(self):
+        connection, address = super().get_request()
+        tls = self.owner.tls
+        if tls is not None:  # shaken hands with in the connection's own thread
+            connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
 
     def handle_error(self, *_):
         """Whoever hung up knows."""
