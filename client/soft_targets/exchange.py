@@ -125,6 +125,7 @@ class Join:
     Args:
         row_ids: B ids, the caller's.
         classes: C names.
+        classes_digest: of them, as answers must have it.
         agree: told each answer's fingerprint before its rows are read; raises where it may not be.
         room: makes the arrays to fill, from shape and dtype.
     """
@@ -134,6 +135,7 @@ class Join:
         row_ids: list[RowId],
         classes: tuple[str, ...],
         *,
+        classes_digest: str,
         agree: Callable[[str], None],
         room: Room = np.empty,
     ) -> None:
@@ -141,7 +143,7 @@ class Join:
         self._classes = classes
         self._agree = agree
         self._make = room
-        self._classes_digest = wire.classes_digest(classes)
+        self._classes_digest = classes_digest
         self._sources = [""] * len(row_ids)
         self._missing_teachers: list[tuple[str, ...]] = [()] * len(row_ids)
         self._errors: dict[RowId, tuple[str, str]] = {}
@@ -310,10 +312,14 @@ class Join:
         for offset, error in _errors(batch).items():
             self._errors[self._row_ids[rows[offset]]] = error
             good[offset] = False
+        whole = bool(good.all())
+        # Mostly the rows of a batch follow each other, and are copied in one piece.
+        run = whole and len(rows) > 0 and bool((np.diff(rows) == 1).all())
+        into: Any = slice(rows[0], rows[-1] + 1) if run else rows[good]
         for kept, values in zip(self._room(batch), _columns(batch), strict=True):
             if kept is not None and values is not None:
-                kept[rows[good]] = values[good]
-                if not good.all():
+                kept[into] = values if whole else values[good]
+                if not whole:
                     kept[rows[~good]] = 0 if values.dtype.kind == "i" else math.nan
 
     def _check(self, batch: wire.ReplyBatch) -> None:

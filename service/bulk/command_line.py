@@ -37,6 +37,7 @@ def prefill(
     temperature: Annotated[str | None, typer.Option(help="Instead of the recipe's.")] = None,
     weights: Annotated[str | None, typer.Option(metavar="A:1,B:2", help="Likewise; unnamed = 0.")] = None,
     top_k: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Likewise: float32 or float16.")] = None,
     rows_per_file: Annotated[int | None, typer.Option(min=1, help="Of an export.")] = None,
 ) -> None:
     """Label a data set into the cache, or into Parquet; run again, it goes on where it was.
@@ -48,7 +49,7 @@ def prefill(
         typer.echo("soft-targets: --engine ray is not yet supported; leave it out, or say local", err=True)
         raise typer.Exit(2)
     commands = _loaded()
-    given = {"temperature": temperature, "weights": weights, "top_k": top_k}
+    given = {"temperature": temperature, "weights": weights, "top_k": top_k, "dtype": dtype}
     options = {name: value for name, value in given.items() if value is not None}
     _end(commands.prefill(commands.Prefill(config, data, ensemble, recipe, out, options, rows_per_file)))
 

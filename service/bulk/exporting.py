@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from service.bulk.data import Chunk, Dataset
 from service.bulk.errors import DataError, ExportRefused
@@ -98,23 +98,21 @@ def begin(
         return new
     refuse_foreign(old, folder, ensemble, effective)
     for what, there, here in (
-        ("the files of the data and their rows", old.data.files, new.data.files),
+        ("the data", _shown(old.data), _shown(new.data)),
         ("the kind of the row ids", old.row_id, new.row_id),
-        ("the rows of a file", old.rows_per_file, file_rows or old.rows_per_file),
+        ("the number of rows in a file", old.rows_per_file, file_rows or old.rows_per_file),
     ):
         if there != here:
-            raise ExportRefused(
-                f"{folder}: {what} were {_shown(there)} and are {_shown(here)}; use another folder"
-            )
+            raise ExportRefused(f"{folder}: {what} was {there} and is {here}; name another folder")
+    if old.data.files != new.data.files:
+        raise ExportRefused(f"{folder}: the files of the data have other names or sizes; name another folder")
     check_files(folder, old, effective.layout)
     return old
 
 
-def _shown(value: Any) -> str:
-    if not isinstance(value, tuple):
-        return str(value)
-    names = ", ".join(file.name for file in value[:3])
-    return f"{len(value)} with {sum(file.rows for file in value)} rows ({names})"
+def _shown(data: Data) -> str:
+    count, names = len(data.files), ", ".join(file.name for file in data.files[:3])
+    return f"{count} file{'s' * (count != 1)} of {data.rows} rows ({names})"
 
 
 def unfinished(data: Dataset, manifest: Manifest, rows: int, tally: Tally) -> Iterator[Chunk]:

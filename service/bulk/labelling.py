@@ -132,6 +132,8 @@ class Labeller:
         settings = settings.model_copy(
             update={
                 "limits": limits,
+                # However many would serve, one process labels, and has all processors.
+                "server": settings.server.model_copy(update={"workers": 1}),
                 "cache": settings.cache.model_copy(update=cache[keeping]),
                 "ensembles": {ensemble: settings.ensembles[ensemble]},
             }

@@ -143,21 +143,23 @@ class Manifest(_Document):
         path = folder / NAME
         try:
             document = json.loads(path.read_bytes())
-            said = document.pop("format", None)
-            if said != FORMAT:
-                raise ExportRefused(f"{path} has format {said!r}; this version reads {FORMAT!r}")
-            document["format"] = said
-            digest = document.pop("digest", None)
-            changed = fingerprint(document) != digest
-            document.pop("counts", None)
-            manifest = cls.model_validate(document)
         except FileNotFoundError:
             raise
+        except (OSError, ValueError, RecursionError) as exc:
+            raise ExportRefused(f"{path} is no manifest, or was cut: {exc}") from None
+        said = document.get("format") if isinstance(document, dict) else None
+        if said != FORMAT:
+            raise ExportRefused(f"{path} has format {said!r}; this version reads {FORMAT!r}")
+        digest = document.pop("digest", None)
+        try:
+            changed = fingerprint(document) != digest
+            document.pop("counts", None)  # they are the files' own
+            manifest = cls.model_validate(document)
         except ValidationError as exc:
             where = ".".join(map(str, exc.errors()[0]["loc"]))
             raise ExportRefused(f"{path}: {where}: {exc.errors()[0]['msg']}") from None
-        except (OSError, ValueError, AttributeError, RecursionError) as exc:
-            raise ExportRefused(f"{path} is no manifest, or was cut: {exc}") from None
+        except ValueError as exc:
+            raise ExportRefused(f"{path} is no manifest: {exc}") from None
         if changed:
             raise ExportRefused(f"{path} was changed since it was written: its digest is of other content")
         return manifest

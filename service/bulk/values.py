@@ -1,7 +1,4 @@
-"""Rows of an export as columns of Arrow, and their values back as the bytes that a cache keeps.
-
-A value is the little-endian bytes of its fields, one behind the other, as the layout names them.
-"""
+"""Rows of an export as columns of Arrow, and their values back as the bytes that a cache keeps."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +12,10 @@ DIGEST = pa.binary(32)
 
 
 def value_dtype(layout: Layout) -> np.dtype:
-    """A value as numpy sees it: the layout's fields, one behind the other."""
-    dtype = np.dtype([(field.name, *_numbers(field.type)) for field in layout.fields()])
-    assert dtype.itemsize == layout.row_bytes, "a value is its fields, and nothing between them"
+    """A value as numpy sees it: the layout's columns, one behind the other."""
+    dtype = np.dtype(list(layout.columns.items()))
+    assert dtype.itemsize == layout.row_bytes, "a value is its columns, and nothing between them"
     return dtype
-
-
-def _numbers(kind: pa.DataType) -> tuple[np.dtype, tuple[int, ...]]:
-    shape: tuple[int, ...] = ()
-    if pa.types.is_fixed_size_list(kind):
-        shape, kind = (kind.list_size,), kind.value_type
-    return np.dtype(kind.to_pandas_dtype()).newbyteorder("<"), shape
 
 
 def schema(layout: Layout, ids_type: pa.DataType) -> pa.Schema:

@@ -61,7 +61,7 @@ def read_reply(
 
     Raises:
         WireError: the bytes are not a reply of this format version, or too many.
-        IncompleteStream: (from the iterator) the stream ended without its closing batch.
+        IncompleteStream: the stream cannot be read, or (from the iterator) ended without its closing batch.
     """
     stream = Stream(source, max_bytes=max_bytes)
     try:
@@ -72,7 +72,7 @@ def read_reply(
             pa.PythonFile(stream, mode="r"), options=pa.ipc.IpcReadOptions(included_fields=list(included))
         )
     except (pa.ArrowException, OSError) as exc:
-        raise WireError(f"the answer is not an Arrow IPC stream: {exc}") from None
+        raise IncompleteStream(f"the answer is not an Arrow IPC stream: {exc}") from None
     return dict(metadata), _reply_batches(reader)
 
 

@@ -187,7 +187,7 @@ class Dataset:
             for name, parts in inputs.items():
                 parts.append(values[name])
             place += len(some)
-        if not ids:
+        if place == start:
             return Chunk(start, pa.array([], self.ids_type), {}, []), wrong
         joined = {name: some[0] if len(some) == 1 else np.concatenate(some) for name, some in inputs.items()}
         return Chunk(start, pa.concat_arrays(ids), joined, row_digests(joined, self._specs)), wrong
