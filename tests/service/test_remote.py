@@ -287,7 +287,10 @@ LIES = [
     (lambda said: said["outputs"][0].update(shape=[1, 6]), "answered 3 rows with shape [1, 6]"),
     (lambda said: said["outputs"][0].update(shape=[3, 2, 1]), "answered 3 rows with shape [3, 2, 1]"),
     (lambda said: said["outputs"][0].update(shape=[4, 2]), "takes 24 bytes"),
-    (lambda said: said["outputs"][0].update(datatype="FP16", shape=[3, 4]), "is FP16, and was described as FP32"),
+    (
+        lambda said: said["outputs"][0].update(datatype="FP16", shape=[3, 4]),
+        "is FP16, and was described as FP32",
+    ),
     (lambda said: said["outputs"][0].update(datatype="INT32"), "is not one float a class"),
     (lambda said: said.update(outputs=[]), "its outputs take 0 bytes behind the JSON, and 24 came"),
     (lambda _: {"error": "with status 200"}, "its outputs take 0 bytes"),
