@@ -1,6 +1,7 @@
 """Answering requests: each row from the cache, or from the teachers, once."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
@@ -270,7 +271,7 @@ class Engine:
         else:
             digests = row_digests(inputs, ensemble.inputs)
         keys = keys_of(effective, digests)
-        hits, wanted = parted(keys, await self.cache.get_many(keys))
+        hits, wanted = parted(keys, await self._kept(ensemble, keys))
         if hits:
             yield hits
         if not wanted:
@@ -283,7 +284,8 @@ class Engine:
         if not wanted:
             return
         fused = await self._by_opinions(ensemble, effective, wanted)
-        asked = self._ask(ensemble, wanted, Question(effective, inputs))
+        question = Question(effective, inputs, until=time.monotonic() + self._timeout_s)
+        asked = self._ask(ensemble, wanted, question)
         async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
             async for group in groups:
                 yield group
@@ -300,7 +302,7 @@ class Engine:
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         keys = keys_of(effective, digests)
-        hits, wanted = parted(keys, await self.cache.get_many(keys))
+        hits, wanted = parted(keys, await self._kept(ensemble, keys))
         if hits:
             yield hits
         if not wanted:
@@ -313,6 +315,11 @@ class Engine:
             async for group in groups:
                 yield group
 
+    async def _kept(self, ensemble: Ensemble, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """What is kept of rows; of an ensemble whose targets are not there is nothing to look for."""
+        nothing = ensemble.config.not_cached is not None
+        return [None] * len(keys) if nothing else await self.cache.get_many(keys)
+
     def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
         pair = question.effective.pair
         group = (pair.key, pair.top_k, question.inputs is None)
@@ -322,7 +329,7 @@ class Engine:
         self, ensemble: Ensemble, effective: Effective, wanted: dict[bytes, list[int]]
     ) -> Ticket[Answer]:
         """Rows whose opinions are kept, to be fused without a teacher; they are wanted no longer."""
-        if ensemble.keep is None or not wanted:
+        if ensemble.keep is None or ensemble.config.not_cached is not None or not wanted:
             return self._batchers[ensemble].ask({})
         fingerprint, keys = ensemble.opinions_fingerprint, list(wanted)
         found = await self.cache.get_many([cache_key(fingerprint, digest_of(key)) for key in keys])
@@ -373,6 +380,8 @@ def _load(name: str, settings: Settings, certifier: Certifier) -> Ensemble:
         devices=[str(member.teacher.device) for member in ensemble.members],
         plans=ensemble.plans.report(),
     )
+    if ensemble.config.not_cached is not None:
+        log.warning("targets are not kept", ensemble=name, reason=ensemble.config.not_cached)
     return ensemble
 
 

@@ -43,6 +43,7 @@ def test_every_error_is_mapped_to_one_status_and_one_shape():
         extra = {
             service_errors.TeacherFailure: {"teacher": "cnn"},
             service_errors.TeacherOverrun: {"teacher": "cnn"},
+            service_errors.TeacherSilent: {"teacher": "cnn"},
             service_errors.OperatorRefused: {"certificate": {}},
             service_errors.RowsFailed: {"row_code": "teacher_failed"},
         }.get(kind, {})

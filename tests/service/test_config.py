@@ -265,8 +265,6 @@ def test_a_key_whose_feature_comes_later_is_refused_by_name(read, section, line)
     [
         ("classes:", "unsafe_classes: []\n    classes:", "key 'unsafe_classes' is not yet supported"),
         ("classes:", "samples: x.npz\n    classes:", "key 'samples' is not yet supported"),
-        ("weight: 3", "revision: a", "key 'revision' is not yet supported"),
-        ("deep/two.onnx", "kserve+http://h/m", "a teacher at 'kserve+http://h/m' is not yet supported"),
     ],
 )
 def test_a_value_whose_feature_comes_later_is_refused_by_name(read, old, new, said):
