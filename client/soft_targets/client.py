@@ -71,7 +71,8 @@ class Client:
         connections: how many requests may be under way at once.
         key: for a server that asks for one; it needs the scope ``targets:read``. Sent to ``base_url`` only,
             in the clear unless that is https.
-        fingerprint: the one that all targets must have, where it is known beforehand.
+        fingerprint: the one that all targets must have, where it is known beforehand, or where several
+            processes ask: each goes by the first answer that it or the one it was forked off had.
         transport: how to reach the server, where httpx2's own way does not do (own certificates, a socket).
 
     Raises:
