@@ -1,4 +1,4 @@
-"""The command line: ``soft-targets serve CONFIG``, ``check``, ``certify``, ``demo`` and ``key new``.
+"""The command line: ``soft-targets serve CONFIG``, ``check``, ``certify``, ``prefill`` and the others.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong usage or configuration; 3 something needed is missing;
 130 interrupted.
@@ -19,7 +19,8 @@ from typing import Annotated
 import typer
 
 import service
-from service.errors import ConfigError, ServiceError
+from service.bulk import command_line as bulk
+from service.errors import ConfigError, ServiceError, TeacherUnreachable
 
 app = typer.Typer(
     help="Fuse several teacher models into one trustworthy soft target per input.",
@@ -109,7 +110,7 @@ def serve(
             raise typer.Exit(code)
         engine = Engine.open(settings)
     except ConfigError as exc:
-        raise _fail(str(exc), code=2) from None
+        raise _fail(str(exc), code=3 if isinstance(exc, TeacherUnreachable) else 2) from None
     source = partial(load, config)
     _tell(listener)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
@@ -204,6 +205,11 @@ def certify_command(
     else:
         typer.echo("\n\n".join(one.text for one in answers))
     raise typer.Exit(0 if all(one.admitted for one in answers) else 1)
+
+
+app.command()(bulk.prefill)
+app.command("import")(bulk.import_export)
+app.command()(bulk.verify)
 
 
 @app.command()

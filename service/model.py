@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from soft_targets.wire import Layout
+from soft_targets.wire import Layout, Precision
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,8 @@ class Recipe:
         floor: epsilon of ``p <- (1 - epsilon) p + epsilon / C``, where the operator needs a floor.
         output_temperature: recalibrates the fused target; no part of the operator.
         top_k: how many classes are kept; None keeps all.
+        dtype: of the target's log-probabilities, in the cache and on the wire.
+        diagnostics: whether a target comes with its entropy and the divergence of what was fused.
     """
 
     operator: OperatorSpec
@@ -48,10 +50,12 @@ class Recipe:
     floor: float
     output_temperature: float
     top_k: int | None
+    dtype: Precision = "float32"
+    diagnostics: bool = False
 
     def layout(self, classes: int) -> Layout:
         """How a target of this recipe is laid out as bytes."""
-        return Layout(classes, self.top_k)
+        return Layout(classes, self.top_k, self.dtype, self.diagnostics)
 
 
 class RowFailure(NamedTuple):

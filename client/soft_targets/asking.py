@@ -25,6 +25,7 @@ class Ensemble(NamedTuple):
     described: dict[str, Any]
     specs: dict[str, wire.TensorSpec]
     classes: tuple[str, ...]
+    classes_digest: str
     max_rows: int
     max_bytes: int
 
@@ -55,7 +56,11 @@ def base_urls(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def query(
-    recipe: str, temperature: float | None, weights: Mapping[str, float] | None, top_k: int | None
+    recipe: str,
+    temperature: float | None,
+    weights: Mapping[str, float] | None,
+    top_k: int | None,
+    dtype: str,
 ) -> dict[str, str]:
     """The parameters of a question.
 
@@ -79,6 +84,10 @@ def query(
         asked["weights"] = ",".join(f"{teacher}:{number!r}" for teacher, number in numbers.items())
     if top_k is not None:
         asked["top_k"] = str(_top_k(top_k))
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
+    if dtype != "float32":
+        asked["dtype"] = dtype
     return asked
 
 
@@ -119,6 +128,7 @@ def read_ensemble(response: httpx2.Response) -> Ensemble:
             described=described,
             specs=specs,
             classes=tuple(described["classes"]),
+            classes_digest=wire.classes_digest(described["classes"]),
             max_rows=min(MAX_ROWS, int(limits.get("max_rows_per_request", MAX_ROWS))),
             max_bytes=min(MAX_BYTES, int(limits.get("max_body_bytes", MAX_BYTES))),
         )
@@ -149,7 +159,7 @@ def get(server: Server, path: str) -> httpx2.Response:
 
 
 def post(
-    server: Server, path: str, params: Mapping[str, str], body: bytes, *, max_bytes: int
+    server: Server, path: str, params: Mapping[str, str], body: bytes, *, accept: str, max_bytes: int
 ) -> tuple[bytes, httpx2.RequestError | None]:
     """Send one request for targets; the answer as far as it came, and what broke it off if anything did.
 
@@ -158,6 +168,7 @@ def post(
         path: the route.
         params: the query.
         body: an Arrow stream.
+        accept: what the answer may be.
         max_bytes: what an answer may take.
 
     Raises:
@@ -165,8 +176,8 @@ def post(
         RequestRefused: the server refused.
         WireError: the answer is no Arrow stream, or longer than it may be.
     """
-    # Log-probabilities hardly compress, so a proxy is not asked to try.
-    headers = {"Content-Type": wire.ARROW, "Accept": wire.ARROW, "Accept-Encoding": "identity"}
+    # No content coding: a stream is compressed as the server and this client agree, or not at all.
+    headers = {"Content-Type": wire.ARROW, "Accept": accept, "Accept-Encoding": "identity"}
     pieces: list[bytes] = []
     try:
         with server.http.stream("POST", path, params=params, content=body, headers=headers) as response:

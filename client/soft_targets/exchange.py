@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +125,7 @@ class Join:
     Args:
         row_ids: B ids, the caller's.
         classes: C names.
+        classes_digest: of them, as answers must have it.
         agree: told each answer's fingerprint before its rows are read; raises where it may not be.
         room: makes the arrays to fill, from shape and dtype.
     """
@@ -134,6 +135,7 @@ class Join:
         row_ids: list[RowId],
         classes: tuple[str, ...],
         *,
+        classes_digest: str,
         agree: Callable[[str], None],
         room: Room = np.empty,
     ) -> None:
@@ -141,7 +143,7 @@ class Join:
         self._classes = classes
         self._agree = agree
         self._make = room
-        self._classes_digest = wire.classes_digest(classes)
+        self._classes_digest = classes_digest
         self._sources = [""] * len(row_ids)
         self._missing_teachers: list[tuple[str, ...]] = [()] * len(row_ids)
         self._errors: dict[RowId, tuple[str, str]] = {}
@@ -150,7 +152,13 @@ class Join:
         self._said: tuple[str, float] | None = None
 
     def add(
-        self, part: Part, answer: bytes, *, broken: Exception | None = None, by_digest: bool = False
+        self,
+        part: Part,
+        answer: bytes,
+        *,
+        broken: Exception | None = None,
+        by_digest: bool = False,
+        max_bytes: int = wire.MAX_BYTES,
     ) -> tuple[list[str], Array]:
         """Take in the answer to one request, all of it or nothing.
 
@@ -159,6 +167,7 @@ class Join:
             answer: the body, as far as it came.
             broken: what broke it off, if anything did.
             by_digest: the rows were asked for by their digests, and may be absent.
+            max_bytes: what the answer may take once it is decompressed.
 
         Returns:
             Where each row came from, and the offsets within the part of those that are absent.
@@ -169,7 +178,7 @@ class Join:
         """
         came = np.zeros(len(part.rows), dtype=bool)
         try:
-            batches, closing = self._read(part, answer, came)
+            batches, closing = self._read(part, wire.read_reply(answer, max_bytes=max_bytes), came)
         except WireError as exc:
             named = isinstance(exc, IncompleteStream) and exc.row_ids
             if named or not (broken or isinstance(exc, IncompleteStream)):
@@ -234,10 +243,13 @@ class Join:
         return [self._row_ids[row] for row in part.rows[places]]
 
     def _read(
-        self, part: Part, answer: bytes, came: Array
+        self,
+        part: Part,
+        answer: tuple[dict[str, str], Iterator[wire.ReplyBatch | wire.Closing]],
+        came: Array,
     ) -> tuple[list[tuple[Array, wire.ReplyBatch]], wire.Closing]:
         """Batches, with their rows' places in the part; ``came`` is told the rows that were read."""
-        metadata, entries = wire.read_reply(answer)
+        metadata, entries = answer
         said = self._believe(metadata)
         batches: list[tuple[Array, wire.ReplyBatch]] = []
         for entry in entries:
@@ -292,18 +304,27 @@ class Join:
         return places  # type: ignore[no-any-return]
 
     def _place(self, rows: Array, batch: wire.ReplyBatch) -> None:
+        # Mostly the rows of a batch follow each other and have nothing amiss: then they go in one piece.
+        run = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+        if run:
+            self._sources[rows[0] : rows[-1] + 1] = batch.sources
+        else:
+            for row, source in zip(rows.tolist(), batch.sources, strict=True):
+                self._sources[row] = source
+        if any(batch.missing_teachers):
+            for row, names in zip(rows.tolist(), batch.missing_teachers, strict=True):
+                self._missing_teachers[row] = names
+        failed = _errors(batch)
+        for place, error in failed.items():
+            self._errors[self._row_ids[rows[place]]] = error
+        without = [*failed, *(place for place, one in enumerate(batch.sources) if one == "absent")]
         good = np.ones(len(rows), dtype=bool)
-        for offset, (row, source) in enumerate(zip(rows.tolist(), batch.sources, strict=True)):
-            self._sources[row] = source
-            self._missing_teachers[row] = batch.missing_teachers[offset]
-            good[offset] = source != "absent"
-        for offset, error in _errors(batch).items():
-            self._errors[self._row_ids[rows[offset]]] = error
-            good[offset] = False
+        good[without] = False
+        into: Any = slice(rows[0], rows[-1] + 1) if run and not without else rows[good]
         for kept, values in zip(self._room(batch), _columns(batch), strict=True):
             if kept is not None and values is not None:
-                kept[rows[good]] = values[good]
-                if not good.all():
+                kept[into] = values[good] if without else values
+                if without:
                     kept[rows[~good]] = 0 if values.dtype.kind == "i" else math.nan
 
     def _check(self, batch: wire.ReplyBatch) -> None:
@@ -334,6 +355,8 @@ def _columns(batch: wire.ReplyBatch) -> tuple[Array | None, ...]:
 
 def _errors(batch: wire.ReplyBatch) -> dict[int, tuple[str, str]]:
     """The rows that failed, by their place in the batch; absent ones are yet to be asked for."""
+    if "error" not in batch.sources and batch.errors.count(None) == len(batch.errors):
+        return {}
     return {
         place: error or ("internal", "the server does not say why")
         for place, (source, error) in enumerate(zip(batch.sources, batch.errors, strict=True))

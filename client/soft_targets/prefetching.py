@@ -3,12 +3,12 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from soft_targets.errors import SoftTargetsError
+from soft_targets.errors import InputError, SoftTargetsError
 from soft_targets.exchange import Prepared
 from soft_targets.stats import Tally
 from soft_targets.targets import SoftTargets
@@ -191,9 +191,7 @@ class Prefetcher(Generic[Batch]):
     def _read(self) -> None:
         try:
             batches = iter(self._loader)
-            for _ in range(self._skip):
-                if self._stopping.is_set() or next(batches, _NOTHING) is _NOTHING:
-                    break
+            self._drop(batches)
             while self._window.wait_for_a_batch():
                 try:
                     batch = next(batches)
@@ -211,6 +209,15 @@ class Prefetcher(Generic[Batch]):
             self._asked.put(_End(exc))
         else:
             self._asked.put(_End(None, self._state()))
+
+    def _drop(self, batches: Iterator[Batch]) -> None:
+        """Read what was consumed before."""
+        for dropped in range(self._skip):
+            if not self._stopping.is_set() and next(batches, _NOTHING) is _NOTHING:
+                raise InputError(
+                    f"the loader ended after {dropped} batches, before the {self._skip} that were consumed "
+                    "when the state was taken: resume with the loader of then"
+                )
 
     def _state(self) -> Any:
         return self._loader.state_dict() if hasattr(self._loader, "state_dict") else None

@@ -29,6 +29,7 @@ FIRST_ANSWER_S = 10.0  # where no server ever answered, the address is as likely
 FIRST_REST_S, LONGEST_REST_S = 0.1, 60.0
 LONGEST_WAIT_S = 5.0  # where there is nobody else to ask, a server is asked before its rest is over
 JITTER_S = 0.5
+GARBLED_TRIES = 3
 RETRIES_PER_CONNECTION = 16.0
 RETRIES_EARNED = 0.2  # by an answer: where most requests fail, trying again only adds to the load
 
@@ -83,7 +84,8 @@ class Budget:
 class Servers:
     """Replicas of one ensemble: each question goes to the least loaded, and elsewhere or again if it fails.
 
-    Tried again are questions that got no answer, an incomplete one, or 429, 502, 503 or 504: at once with a
+    Tried again are questions that got no answer, an incomplete one, or 429, 502, 503 or 504, and twice those
+    whose answer does not follow the format: at once with a
     server that is well and that they were not tried with, else after a wait that grows from 0.1 s to 5 s with
     jitter, or as long as ``Retry-After`` says, up to a minute. Retries that nobody else is there for, and no
     server said when to send, come from one budget, which answers and time refill. A server whose answers have
@@ -192,7 +194,7 @@ class Servers:
             elif isinstance(failed, OtherFingerprint):
                 server.other_fingerprint, server.said_when = True, False
                 server.rests_until = now + LONGEST_REST_S
-            elif _may_pass(failed):
+            elif _may_pass(failed, tries=1):
                 server.failures += asked_at >= server.failed_at
                 server.failed_at = now
                 said_s = _retry_after(failed)
@@ -205,7 +207,7 @@ class Servers:
         """Seconds, or None where trying again makes no sense."""
         with self._changed:
             same = [server for server in self._servers if not server.other_fingerprint]
-            if not (_may_pass(failed) or (isinstance(failed, OtherFingerprint) and same)):
+            if not (_may_pass(failed, tries=len(tried)) or (isinstance(failed, OtherFingerprint) and same)):
                 return None
             patience_s = self._retry_s if self._answered else min(self._retry_s, FIRST_ANSWER_S)
             if not patience_s:
@@ -234,11 +236,16 @@ def _order(server: Server, now: float, *, tried: bool) -> tuple[float, ...]:
     return (1, server.other_fingerprint, server.said_when, server.rests_until)
 
 
-def _may_pass(failed: SoftTargetsError) -> bool:
+def _may_pass(failed: Exception, *, tries: int) -> bool:
     """Whether the same question may be answered later."""
     if isinstance(failed, RequestRefused):
         return failed.status in TRY_AGAIN
-    return isinstance(failed, (ServerUnreachable, IncompleteStream))
+    if isinstance(failed, (ServerUnreachable, IncompleteStream)):
+        return True
+    # It was garbled on its way, or this client and that server do not understand each other.
+    return (
+        isinstance(failed, WireError) and not isinstance(failed, OtherFingerprint) and tries < GARBLED_TRIES
+    )
 
 
 def _level(failed: SoftTargetsError, *, wait_s: float, tries: int) -> int:

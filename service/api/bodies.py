@@ -1,6 +1,6 @@
-"""Bodies: rows out of JSON or Arrow, soft targets into JSON."""
+"""Bodies: rows out of JSON or Arrow."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,12 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from service.api.depth import check_depth
 from service.batching.intake import Load
-from service.engine.ensemble import Effective, Ensemble
+from service.config import DEEPEST
+from service.engine.ensemble import Ensemble
 from service.errors import BadInput, EmptyBatch, TooLarge
-from service.model import Array, Group, RowFailure
+from service.model import Array
 from soft_targets import wire
 
 TOP_KEYS = ("inputs", "row_ids")
@@ -57,7 +59,13 @@ async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -
 
 
 def read(
-    body: bytes, media: str, ensemble: Ensemble, *, max_rows: int, max_bytes: int = wire.MAX_BYTES
+    body: bytes,
+    media: str,
+    ensemble: Ensemble,
+    *,
+    max_rows: int,
+    max_depth: int = DEEPEST,
+    max_bytes: int = wire.MAX_BYTES,
 ) -> wire.Request:
     """Rows, or their digests, and their ids out of a body.
 
@@ -67,7 +75,7 @@ def read(
         TooLarge: it holds more than ``max_rows``, or Arrow inflates to more than ``max_bytes``.
     """
     if media != wire.ARROW:
-        row_ids, inputs = rows_of(document_of(body), ensemble, max_rows=max_rows)
+        row_ids, inputs = rows_of(document_of(body, max_depth=max_depth), ensemble, max_rows=max_rows)
         return wire.Request(row_ids, inputs, None)
     try:
         asked = wire.decode_request(body, ensemble.inputs, max_rows=max_rows, max_bytes=max_bytes)
@@ -79,12 +87,13 @@ def read(
     return asked
 
 
-def document_of(body: bytes) -> Any:
+def document_of(body: bytes | bytearray, *, max_depth: int) -> Any:
     """A JSON body.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is none, or nests deeper than ``max_depth``.
     """
+    check_depth(body, max_depth)
     try:
         return from_json(body, allow_inf_nan=True)
     except ValueError as exc:
@@ -206,44 +215,3 @@ def _ragged(rows: list[Any], spec: wire.TensorSpec, name: str) -> BadInput:
         if shape != spec.shape:
             return BadInput(f"input {name!r}: row {position} has shape {list(shape)}; it takes {spec}")
     return BadInput(f"input {name!r}: rows differ in shape; it takes {spec}")
-
-
-def reply(
-    ensemble: Ensemble, effective: Effective, row_ids: Sequence[int | str], groups: Iterable[Group]
-) -> dict[str, Any]:
-    """The JSON reply: targets in the order of the groups."""
-    return {
-        "ensemble": ensemble.name,
-        "recipe": effective.name,
-        "fingerprint": effective.fingerprint,
-        "temperature": effective.recipe.temperature,
-        "certificate": effective.certificate.id,
-        "violations": effective.certificate.violations,
-        "targets": [
-            {
-                "row_id": row_ids[row],
-                "source": source,
-                **_target(ensemble.classes, effective, value, failure),
-                **({"missing_teachers": list(missing)} if missing else {}),
-            }
-            for group in groups
-            for row, source, value, failure, missing in zip(*group, strict=True)
-        ],
-    }
-
-
-def _target(
-    classes: Sequence[str], effective: Effective, value: bytes | None, failure: RowFailure | None
-) -> dict[str, Any]:
-    if value is None:
-        if failure is None:  # absent
-            return {}
-        return {"error_code": failure.code, "error": failure.message}
-    log_probs, indices, tail = effective.layout.unpack(value)
-    kept = classes if indices is None else [classes[index] for index in indices[0]]
-    target: dict[str, Any] = {
-        "probabilities": dict(zip(kept, np.exp(log_probs[0].astype(np.float64)).tolist(), strict=True))
-    }
-    if tail is not None:
-        target["tail"] = float(np.exp(tail[0].astype(np.float64)))
-    return target

@@ -6,10 +6,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api.access import ACCESS, READ
-from service.api.media import JSON
+from service.api.media import JSON, NDJSON
 from service.api.query import ORDERS
+from service.api.v2.replies import BINARY
+from service.api.v2.routes import INFER_PATH
 from service.config import TEMPERATURES
-from soft_targets.wire import ARROW
+from soft_targets.wire import ARROW, CODECS, PRECISIONS
 
 SOFT_TARGETS_PATH = "/v1/ensembles/{ensemble}/soft-targets"
 
@@ -52,6 +54,12 @@ _SOFT_TARGETS: dict[str, Any] = {
             {"type": "string", "examples": ["cnn:0.5,svm:0.5"]},
         ),
         _parameter("top_k", "keep this many classes and the tail's mass", {"type": "integer", "minimum": 1}),
+        _parameter(
+            "dtype",
+            "of the log-probabilities: float16 halves what a target takes and keeps three digits; it is part "
+            "of the fingerprint",
+            {"type": "string", "enum": list(PRECISIONS), "default": PRECISIONS[0]},
+        ),
         _parameter(
             "order", "of the rows in the reply", {"type": "string", "enum": list(ORDERS), "default": "input"}
         ),
@@ -123,6 +131,8 @@ _SOFT_TARGETS: dict[str, Any] = {
                                             "additionalProperties": {"type": "number"},
                                         },
                                         "tail": {"type": "number"},
+                                        "entropy": {"type": "number"},
+                                        "divergence": {"type": "number"},
                                         "error_code": {"type": "string"},
                                         "error": {"type": "string"},
                                     },
@@ -135,13 +145,37 @@ _SOFT_TARGETS: dict[str, Any] = {
                     "schema": {
                         "type": "string",
                         "format": "binary",
-                        "description": "an IPC stream, whose last batch is empty and says complete",
+                        "description": "an IPC stream, whose last batch is empty and says complete; its "
+                        "buffers are compressed by the first codec that the Accept header names in its "
+                        f"parameter codecs ({', '.join(CODECS)}), which the Content-Type repeats",
+                    }
+                },
+                NDJSON: {
+                    "schema": {
+                        "type": "string",
+                        "description": "a JSON object a line, as the rows are finished: first what the JSON "
+                        "reply says beside its targets, then the targets, last {rows, failed, complete}",
                     }
                 },
             },
         },
         **ERRORS,
     },
+}
+
+
+_TENSORS = {
+    JSON: {"schema": {"type": "object"}},
+    BINARY: {"schema": {"type": "string", "format": "binary", "description": "JSON, and tensors behind it"}},
+}
+_INFER: dict[str, Any] = {
+    "summary": "Inference",
+    "description": "The Open Inference Protocol v2; its other routes are as it has them. Every recipe is a "
+    "model: {ensemble}.{recipe}, and {ensemble} is its default recipe.",
+    "operationId": "infer",
+    "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}],
+    "requestBody": {"required": True, "content": _TENSORS},
+    "responses": {"200": {"description": "The outputs of all rows", "content": _TENSORS}, **ERRORS},
 }
 
 
@@ -160,6 +194,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schema["paths"][SOFT_TARGETS_PATH] = {"post": _SOFT_TARGETS}
+        schema["paths"][INFER_PATH] = {"post": _INFER}
         schema.setdefault("components", {})["securitySchemes"] = _SCHEMES
         for path, operations in schema["paths"].items():
             for method, operation in operations.items():

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -10,6 +11,7 @@ from service.config import TEMPERATURES
 from service.engine.ensemble import Overrides
 from service.errors import BadQuery, BadWeights
 from service.model import nearest
+from soft_targets.wire import PRECISIONS
 
 ORDERS = ("input", "arrival")
 # What float() takes besides is a slip more often than a number: 1_0, blanks, digits of other scripts.
@@ -36,7 +38,8 @@ def parse(query: bytes) -> Query:
         "temperature": _temperature,
         "weights": _weights,
         "top_k": _top_k,
-        "order": _order,
+        "dtype": partial(_one_of, "dtype", PRECISIONS),
+        "order": partial(_one_of, "order", ORDERS),
     }
     given: dict[str, Any] = {}
     try:
@@ -66,9 +69,9 @@ def _top_k(value: str) -> int:
     return int(value)
 
 
-def _order(value: str) -> str:
-    if value not in ORDERS:
-        raise BadQuery(f"order={value!r}: give {' or '.join(ORDERS)}")
+def _one_of(name: str, words: Sequence[str], value: str) -> str:
+    if value not in words:
+        raise BadQuery(f"{name}={value!r}: give {' or '.join(words)}")
     return value
 
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 
 import pyarrow as pa
-from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api import bodies, media, query
+from service.api.replies import Writer, writer_of
 from service.batching.intake import Load
 from service.config import Limits
 from service.engine.engine import Engine
@@ -18,13 +18,13 @@ from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import in_order
 from service.errors import TooLarge
 from service.model import Group
-from soft_targets.wire import ARROW, ReplyWriter, Request
+from soft_targets.wire import ARROW, Request
 
 # Reading this much out of a body takes about a millisecond: above it, it leaves the event loop. Not below:
 # while the loop is busy, getting back to it takes as long (docs/performance.md).
 LONG_BODY_BYTES = {ARROW: 1 << 21, media.JSON: 1 << 18}
-# Likewise for writing this much into a reply.
-LONG_REPLY_BYTES = 1 << 18
+# Likewise for writing this much of values into a reply.
+LONG_REPLY_BYTES = {ARROW: 1 << 18, media.JSON: 1 << 14, media.NDJSON: 1 << 14}
 
 
 class SoftTargets:
@@ -52,31 +52,34 @@ class SoftTargets:
         asked = query.parse(scope["query_string"])
         effective = ensemble.effective(asked.recipe, asked.overrides)
         body_media = media.of_body(headers.get("content-type", ""))
-        reply_media = media.of_reply(headers.get("accept", ""), body_media)
+        reply = media.of_reply(headers.get("accept", ""), body_media)
         try:
             limit = int(self._limits.max_body_bytes)
             body = await bodies.whole(headers, receive, limit=limit, load=load)
         except bodies.ClientGone:
             return
-        most = self._limits.max_rows_per_request
-        read = partial(bodies.read, body, body_media, ensemble, max_rows=most)
-        long = LONG_BODY_BYTES[body_media]
-        try:
-            rows = read(max_bytes=long) if len(body) <= long else None
-        except TooLarge:
-            rows = None  # it inflates to more than that
-        if rows is None:
-            rows = await asyncio.to_thread(read)
+        rows = await self._read(body, body_media, ensemble)
         load.add(rows=len(rows.row_ids), size=len(rows.row_ids) * effective.layout.row_bytes)
-        answer = self._answer(
-            send,
+        answer = self._answer(send, ensemble, effective, rows=rows, order=asked.order, reply=reply)
+        await while_listening(receive, answer)
+
+    async def _read(self, body: bytes, body_media: str, ensemble: Ensemble) -> Request:
+        """The rows in a body, read aside from the event loop where that takes long."""
+        most, long = int(self._limits.max_decompressed_bytes), LONG_BODY_BYTES[body_media]
+        read = partial(
+            bodies.read,
+            body,
+            body_media,
             ensemble,
-            effective,
-            rows=rows,
-            order=asked.order,
-            media_type=reply_media,
+            max_rows=self._limits.max_rows_per_request,
+            max_depth=self._limits.max_json_depth,
         )
-        await _while_listening(receive, answer)
+        if len(body) <= long:
+            try:
+                return read(max_bytes=min(long, most))
+            except TooLarge:
+                pass  # it inflates to more than that, or does not fit at all
+        return await asyncio.to_thread(read, max_bytes=most)
 
     async def _answer(
         self,
@@ -86,52 +89,57 @@ class SoftTargets:
         *,
         rows: Request,
         order: str,
-        media_type: str,
+        reply: media.Reply,
     ) -> None:
         row_ids = rows.row_ids
         if rows.digests is not None:
             answer = self._engine.recall(ensemble, effective, rows.digests)
         else:
             answer = self._engine.answer(ensemble, effective, rows.inputs or {})
+        writer = writer_of(reply, ensemble, effective, row_ids.type)
+        most = LONG_REPLY_BYTES[reply.media] // effective.layout.row_bytes
         async with contextlib.aclosing(answer) as found:
             groups = in_order(found, len(row_ids)) if order == "input" else found
-            if media_type == ARROW:
-                await self._stream(send, effective, row_ids, groups)
-                return
-            finished = [group async for group in groups]
-        size = len(row_ids) * effective.layout.row_bytes
-        encode = partial(_encode, ensemble, effective, row_ids, finished)
-        body = await asyncio.to_thread(encode) if size > LONG_REPLY_BYTES else encode()
-        await _send_whole(send, media.JSON, body)
+            await _stream(send, reply.content_type, writer, row_ids, groups, most)
 
-    async def _stream(
-        self, send: Send, effective: Effective, row_ids: pa.Array, groups: AsyncIterator[Group]
-    ) -> None:
-        writer = ReplyWriter(effective.layout, row_id_type=row_ids.type, metadata=effective.metadata)
-        everyone = list(range(len(row_ids)))
-        started = False
-        async for group in groups:
-            errors = [failure and (failure.code, failure.message) for failure in group.failures]
-            whole = group.rows == everyone
-            ids = row_ids if whole else row_ids.take(pa.array(group.rows, pa.int64()))
-            pieces = writer.group(ids, group.sources, group.values, errors, group.missing)
-            long = len(group.rows) * effective.layout.row_bytes > LONG_REPLY_BYTES
-            if whole and not long:
-                await _send_whole(send, ARROW, b"".join([*pieces, writer.close()]))
+
+async def _stream(  # noqa: PLR0917 - a reply's parts
+    send: Send,
+    content_type: str,
+    writer: Writer,
+    row_ids: pa.Array,
+    groups: AsyncIterator[Group],
+    most: int,
+) -> None:
+    """Send a reply as its rows are finished, a piece at a time.
+
+    Groups of more than ``most`` rows are written aside from the event loop.
+    """
+    everyone = list(range(len(row_ids)))
+    started = False
+    async for group in groups:
+        errors = [failure and (failure.code, failure.message) for failure in group.failures]
+        ids = row_ids if group.rows == everyone else row_ids.take(pa.array(group.rows, pa.int64()))
+        pieces = writer.group(ids, group.sources, group.values, errors, group.missing)
+        aside = len(group.rows) > most
+        while piece := (await asyncio.to_thread(next, pieces, b"") if aside else next(pieces, b"")):
+            if not started and writer.rows == len(row_ids):
+                await _send_whole(send, content_type, piece + writer.close())
                 return
             if not started:
-                await send(_start(ARROW))
+                await send(_start(content_type))
                 started = True
-            while piece := (await asyncio.to_thread(next, pieces, b"") if long else next(pieces, b"")):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            # Returns when what was sent before has left: of a client that does not read, one piece waits
+            # here and one in the transport.
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            piece = b""  # else it would still be here while the next one is made
+    if started:
         await send({"type": "http.response.body", "body": writer.close()})
+    else:
+        await _send_whole(send, content_type, writer.close())
 
 
-def _encode(ensemble: Ensemble, effective: Effective, row_ids: pa.Array, groups: list[Group]) -> bytes:
-    return to_json(bodies.reply(ensemble, effective, row_ids.to_pylist(), groups))
-
-
-async def _while_listening(receive: Receive, work: Awaitable[None]) -> None:
+async def while_listening(receive: Receive, work: Awaitable[None]) -> None:
     """Do the work as long as the client is there: nobody computes for one who hung up."""
 
     async def listen() -> None:

@@ -29,6 +29,8 @@ from service.config.values import (
 from service.errors import ConfigError
 from service.model import nearest
 
+LONGEST_PATIENCE_S = 86_400.0
+DEEPEST = 200  # the parser goes no deeper
 PREFIX = "SOFT_TARGETS__"
 
 
@@ -46,18 +48,15 @@ class Server(Section):
 class Limits(Section):
     """What one request may cost, and all of them at a time."""
 
-    later: ClassVar = frozenset(
-        {
-            "max_decompressed_bytes",
-            "max_json_depth", "max_header_bytes", "slow_reader_s",
-            "rows_per_s_per_key", "rows_in_flight_per_key",
-        }
-    )  # fmt: skip
+    later: ClassVar = frozenset({"max_header_bytes", "rows_per_s_per_key", "rows_in_flight_per_key"})
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(64 * 2**20)
+    max_decompressed_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(256 * 2**20)
+    max_json_depth: Annotated[Whole, Field(gt=0, le=DEEPEST)] = 100
     max_rows_per_request: Annotated[Whole, Field(gt=0)] = 4096
     max_rows_in_flight: Annotated[Whole, Field(gt=0)] = 16_384
     max_bytes_in_flight: Annotated[ByteSize, Field(gt=0)] = ByteSize(2**30)
     request_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
+    slow_reader_s: Annotated[Number, Field(gt=0, le=LONGEST_PATIENCE_S)] = 30.0
     drain_s: Annotated[Number, Field(ge=0)] = 30.0
 
     @model_validator(mode="after")

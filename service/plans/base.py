@@ -10,25 +10,28 @@ from service.model import Array
 
 
 class Pair(NamedTuple):
-    """What a plan is made for: an operator with its parameters, dense or sparse.
+    """What a plan is made for: an operator with its parameters, dense or sparse, with diagnostics or not.
 
     Attributes:
         operator: the pool.
         floor: epsilon where the operator needs a floor, else None.
         output_temperature: recalibrates the fused target; no part of the operator.
         top_k: how many classes are kept; None keeps all.
+        diagnostics: whether the target's entropy and the divergence of what is fused come with it.
     """
 
     operator: Operator
     floor: float | None
     output_temperature: float
     top_k: int | None
+    diagnostics: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
         """What a graph is made for: how many classes are kept comes with each batch."""
         name, parameters, fuse = self.operator[:3]
-        return name, parameters, fuse, self.floor, self.output_temperature, self.top_k is not None
+        sparse = self.top_k is not None
+        return name, parameters, fuse, self.floor, self.output_temperature, sparse, self.diagnostics
 
 
 class Outcome(NamedTuple):
@@ -43,6 +46,8 @@ class Outcome(NamedTuple):
         failures: by the teacher's place, why it said nothing of the whole batch.
         again: ``[B]``, whether the row was answered by another plan than the pair's own.
         opinions: float32 ``[K, B, C]``, what was fused, as it may be kept; None where they are not kept.
+        entropy: float32 ``[B]``, of the target before it is made sparse, where diagnostics are asked for.
+        divergence: float32 ``[B]``, of what enters the fusion, likewise.
     """
 
     log_probs: Array
@@ -53,18 +58,24 @@ class Outcome(NamedTuple):
     failures: Mapping[int, str]
     again: Array
     opinions: Array | None = None
+    entropy: Array | None = None
+    divergence: Array | None = None
 
     def amended(self, rows: Array, part: "Outcome") -> "Outcome":
         """With those rows as they were answered again."""
-        again, valid, finite = self.again.copy(), self.valid.copy(), self.finite.copy()
-        log_probs = self.log_probs.copy()
-        again[rows], valid[:, rows], finite[rows] = True, part.valid, part.finite
-        log_probs[rows] = part.log_probs
-        indices, tail = self.indices, self.tail_log_mass
-        if indices is not None and tail is not None:
-            indices, tail = indices.copy(), tail.copy()
-            indices[rows], tail[rows] = part.indices, part.tail_log_mass
-        return Outcome(log_probs, indices, tail, valid, finite, part.failures, again)
+        again, valid = self.again.copy(), self.valid.copy()
+        again[rows], valid[:, rows] = True, part.valid
+        changed = {}
+        for name in BY_ROW:
+            whole, asked_again = getattr(self, name), getattr(part, name)
+            if whole is not None:
+                changed[name] = whole.copy()
+                changed[name][rows] = asked_again
+        return self._replace(**changed, valid=valid, failures=part.failures, again=again)
+
+
+# What an outcome holds of each row, on the first axis.
+BY_ROW = ("log_probs", "indices", "tail_log_mass", "finite", "entropy", "divergence")
 
 
 class Plan(Protocol):
@@ -93,6 +104,34 @@ class Plan(Protocol):
             GraphFailure: a graph of several teachers raised or overran.
         """
         ...
+
+
+class Asked(NamedTuple):
+    """What a recipe of the configuration asks of the plans.
+
+    Attributes:
+        pair: what is made of the opinions.
+        temperature: of the recipe.
+        weights: of the recipe, one a teacher.
+    """
+
+    pair: Pair
+    temperature: float
+    weights: tuple[float, ...]
+
+
+class Chosen(NamedTuple):
+    """A pair's plan.
+
+    Attributes:
+        plan: which answers.
+        pair: for whom.
+        spread: by how much the same rows differ between batch sizes, in nats.
+    """
+
+    plan: Plan
+    pair: Pair
+    spread: float | None
 
 
 def survivors(weights: Array, valid: Array) -> Array:

@@ -1,5 +1,6 @@
 """The plans that run graphs: fused is one session; staged is one for the teachers and a small one a pair."""
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,8 +14,6 @@ from service.plans.base import Outcome, Pair, survivors
 from service.plans.recording import inputs_of
 from service.teachers.session import Deadlines, Session
 
-DENSE = ("log_probs", "finite", "valid")
-SPARSE = ("log_probs", "finite", "valid", "indices", "tail")
 # Pairs that arrive while the service runs are few: each is an operator with its parameters, dense or sparse.
 MOST_PAIRS = 64
 
@@ -46,13 +45,12 @@ class FusedPlan:
         """
         feeds = {inputs_of(name): values for name, values in inputs.items()}
         feeds |= {"temperature": temperature, "weights": weights, **_kept(pair)}
-        log_probs, finite, valid, *sparse = _run(
-            self._deadlines, lambda options: self._call(feeds, pair, options)
-        )
-        return _outcome(log_probs, finite, valid, sparse)
+        found = _run(self._deadlines, lambda options: self._call(feeds, pair, options))
+        *made, valid = found
+        return _outcome(pair, made, valid)
 
     def _call(self, feeds: dict[str, Array], pair: Pair, options: Any) -> list[Array]:
-        names = DENSE if pair.top_k is None else SPARSE
+        names = [*_outputs(pair), "valid"]
         if self._session.device.kind == "cpu":  # there the runtime's own memory is handed out, without a copy
             return self._session.run(names, feeds, options)
         if any(values.dtype == object for values in feeds.values()):
@@ -60,7 +58,8 @@ class FusedPlan:
         bound = getattr(self._own, "bound", None)
         if bound is None:
             bound = self._own.bound = self._session.bound()
-        return bound.run(_shapes(feeds["weights"].shape, pair.top_k, self._classes), feeds, options)
+        shapes = _shapes(feeds["weights"].shape, pair.top_k, self._classes)
+        return bound.run({name: shapes[name] for name in names}, feeds, options)
 
 
 class StagedPlan:
@@ -93,13 +92,15 @@ class StagedPlan:
             CannotRecord: the pair's operator does not record.
         """
         self.fusion(pair)
-        opinions, valid, _ = self.opinions(inputs, weights)
+        opinions, valid, _ = self.opinions(inputs, weights, until=math.inf)
         return self.fuse(opinions, valid, temperature, weights, pair)
 
     def opinions(
         self,
         inputs: Mapping[str, Array],
         weights: Array,  # noqa: ARG002 - all teachers are in the graph
+        *,
+        until: float,  # noqa: ARG002 - and none is elsewhere
     ) -> tuple[Array, Array, dict[int, str]]:
         """Opinions ``[K, B, C]`` at temperature 1, valid ``[K, B]``, and no failures.
 
@@ -119,9 +120,7 @@ class StagedPlan:
             CannotRecord: the pair's operator does not record.
         """
         given = {"opinions": opinions, "temperature": temperature, "weights": survivors(weights, valid)}
-        names = [name for name in (DENSE if pair.top_k is None else SPARSE) if name != "valid"]
-        log_probs, finite, *sparse = self.fusion(pair).run(names, {**given, **_kept(pair)})
-        return _outcome(log_probs, finite, valid, sparse)
+        return _outcome(pair, self.fusion(pair).run(_outputs(pair), {**given, **_kept(pair)}), valid)
 
     def fusion(self, pair: Pair) -> Session:
         """The session of a pair, made when it is first asked for.
@@ -147,20 +146,38 @@ def _kept(pair: Pair) -> dict[str, Array]:
     return {} if pair.top_k is None else {"k": np.array([pair.top_k])}
 
 
+def _outputs(pair: Pair) -> list[str]:
+    """The outputs of a pair's graph, but for ``valid``."""
+    sparse = () if pair.top_k is None else ("indices", "tail")
+    return ["log_probs", "finite", *sparse, *(("entropy", "divergence") if pair.diagnostics else ())]
+
+
 def _shapes(
     weights: tuple[int, ...], top_k: int | None, classes: int
 ) -> dict[str, tuple[Any, tuple[int, ...]]]:
-    rows = weights[1]
-    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+    """The dtype and shape of every output that a graph can have."""
+    rows, single = weights[1], (np.dtype(np.float32), (weights[1],))
+    return {
         "log_probs": (np.dtype(np.float32), (rows, top_k or classes)),
         "finite": (np.dtype(bool), (rows,)),
         "valid": (np.dtype(bool), weights),
+        "indices": (np.dtype(np.int32), (rows, top_k or classes)),
+        "tail": single,
+        "entropy": single,
+        "divergence": single,
     }
-    if top_k is not None:
-        shapes |= {"indices": (np.dtype(np.int32), (rows, top_k)), "tail": (np.dtype(np.float32), (rows,))}
-    return shapes
 
 
-def _outcome(log_probs: Array, finite: Array, valid: Array, sparse: Sequence[Array]) -> Outcome:
-    indices, tail = sparse or (None, None)
-    return Outcome(log_probs, indices, tail, valid, finite, {}, np.zeros(len(finite), dtype=bool))
+def _outcome(pair: Pair, found: Sequence[Array], valid: Array) -> Outcome:
+    made = dict(zip(_outputs(pair), found, strict=True))
+    return Outcome(
+        made["log_probs"],
+        made.get("indices"),
+        made.get("tail"),
+        valid,
+        made["finite"],
+        failures={},
+        again=np.zeros(len(valid[0]), dtype=bool),
+        entropy=made.get("entropy"),
+        divergence=made.get("divergence"),
+    )

@@ -15,6 +15,7 @@ import spox
 import spox.opset.ai.onnx.v21 as onnx_ops
 from spox import Var, _future
 
+from operators.simplex import weighted_logsumexp
 from service.errors import CannotRecord
 from service.plans import heads, primitives
 from service.plans.base import Pair
@@ -23,6 +24,7 @@ from service.plans.stages import (
     LOG_SMALLEST,
     NEGATIVE_TOLERANCE,
     SUM_TOLERANCE,
+    diagnosed,
     says_the_same,
 )
 from service.teachers.onnx import OnnxTeacher
@@ -82,7 +84,8 @@ def fused(sources: Sequence[Source], inputs: Mapping[str, TensorSpec], pair: Pai
     """Rows in, targets out.
 
     Inputs: ``input.{name}`` as the ensemble's, ``temperature[B]``, ``weights[K, B]``, and where sparse
-    ``k[1]``. Outputs: ``log_probs``, ``finite[B]``, ``valid[K, B]``, and where sparse ``indices``, ``tail``.
+    ``k[1]``. Outputs: ``log_probs``, ``finite[B]``, ``valid[K, B]``, where sparse ``indices``, ``tail``, and
+    with diagnostics ``entropy[B]``, ``divergence[B]``.
 
     Raises:
         CannotRecord: the operator or a teacher does not record.
@@ -252,7 +255,8 @@ def _fusion(
 ) -> tuple[dict[str, Symbol], dict[str, Var]]:
     """From softened beliefs ``[B, C]`` to the outputs; and the further arguments they need."""
     entered = softened if pair.floor is None else [primitives.floor(one, pair.floor) for one in softened]
-    pooled = pair.operator.fuse(primitives.stack(entered), weights)
+    stacked = primitives.stack(entered)
+    pooled = pair.operator.fuse(stacked, weights)
     if pair.output_temperature != 1:
         pooled = primitives.log_softmax(pooled / pair.output_temperature)
     mass = primitives.probabilities(pooled)
@@ -260,11 +264,15 @@ def _fusion(
     # softmaxes alone is NaN everywhere or nowhere.
     finite = ~ndx.isnan(ndx.sum(pooled, axis=1) if mass is None else mass[:, 0])
     pooled = _at_least(pooled, LOG_SMALLEST) if mass is None else ndx.log(_at_least(mass, 2.0**-126))
+    outputs = {"log_probs": pooled, "finite": finite}
+    if pair.diagnostics:
+        mixture = weighted_logsumexp(stacked, weights)
+        outputs["entropy"], outputs["divergence"] = diagnosed(entered, mixture, weights, pooled)
     if pair.top_k is None:
-        return {"log_probs": pooled, "finite": finite}, {}
+        return outputs, {}
     k = _argument((1,), np.int64)
-    indices, kept, tail = primitives.top_k(pooled, k)
-    return {"log_probs": kept, "finite": finite, "indices": indices, "tail": tail}, {"k": k}
+    outputs["indices"], outputs["log_probs"], outputs["tail"] = primitives.top_k(pooled, k)
+    return outputs, {"k": k}
 
 
 def _at_least(x: Symbol, smallest: float) -> Symbol:

@@ -5,12 +5,13 @@ runs these functions in the split plan; recording them under ndonnx gives the sa
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from operators.simplex import floor, log_softmax, logsumexp, soften, top_k
+from operators.simplex import entropy, floor, log_softmax, logsumexp, soften, top_k
 from service.model import Array
 from service.plans.alignment import Alignment
 from service.plans.base import Pair
@@ -107,19 +108,43 @@ def enter(opinions: Symbol, temperature: Symbol, pair: Pair) -> Symbol:
     return softened if pair.floor is None else floor(softened, pair.floor)
 
 
-def finish(pooled: Symbol, pair: Pair) -> tuple[Symbol, Symbol, tuple[Symbol, Symbol] | None]:
-    """Recalibrate and sparsify a pool ``[B, C]``; every class stays a normal float32.
-
-    Returns:
-        Log-probabilities ``[B, C]`` or ``[B, k]``; finite ``[B]``, whether there is a pool; and where sparse
-        indices ``[B, k]`` and the tail's log mass ``[B]``.
-    """
+def recalibrated(pooled: Symbol, pair: Pair) -> tuple[Symbol, Symbol]:
+    """The dense target of a pool ``[B, C]``, no class below a normal float32; ``[B]``, whether it is one."""
     xp = array_namespace(pooled)
     if pair.output_temperature != 1:
         pooled = log_softmax(pooled / pair.output_temperature)
     finite = ~xp.any(xp.isnan(pooled), axis=1)
-    pooled = xp.where(pooled < LOG_SMALLEST, LOG_SMALLEST, pooled)
+    return xp.where(pooled < LOG_SMALLEST, LOG_SMALLEST, pooled), finite
+
+
+def sparsified(target: Symbol, pair: Pair) -> tuple[Symbol, Symbol | None, Symbol | None]:
+    """A target's log-probabilities ``[B, C]`` or ``[B, k]``; where sparse indices and the tail's log mass."""
     if pair.top_k is None:
-        return pooled, finite, None
-    indices, kept, tail = top_k(pooled, pair.top_k)
-    return kept, finite, (indices, tail)
+        return target, None, None
+    indices, kept, tail = top_k(target, pair.top_k)
+    return kept, indices, tail
+
+
+def diagnosed(
+    entered: Sequence[Symbol], mixture: Symbol, weights: Symbol, target: Symbol
+) -> tuple[Symbol, Symbol]:
+    """How uncertain a target is, and how far apart what was fused is: both ``[B]``, in nats.
+
+    entropy = H(target), divergence = H(sum_k w_k p_k) - sum_k w_k H(p_k), with 0 log 0 = 0
+
+    The divergence is the weighted Jensen-Shannon divergence, whatever the operator: 0 where all teachers
+    agree, at most the entropy of the weights. What a teacher of weight 0 says is not looked at.
+
+    Args:
+        entered: K arrays ``[B, C]``, softened, and floored where the operator needs it.
+        mixture: ``[B, C]``, log sum_k w_k p_k.
+        weights: ``[K, B]``, summing to one over K.
+        target: ``[B, C]``, dense.
+    """
+    xp = array_namespace(target)
+    divergence = entropy(mixture)
+    for k, one in enumerate(entered):
+        share = weights[k, ...]
+        divergence = divergence - share * xp.where(share > 0, entropy(one), 0.0)
+    # Rounding may take it below 0; NaN stays NaN.
+    return entropy(target), xp.where(divergence < 0, 0.0, divergence)

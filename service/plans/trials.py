@@ -8,10 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from operators.simplex import log_softmax
+from service.errors import CannotRecord, TeacherError, TeacherFailure, TeacherOverrun, TeacherSilent
 from service.model import Array
+from service.plans import recording
 from service.plans.base import Outcome, Pair, Plan
-from service.plans.stages import LOG_SMALLEST, enter, finish
+from service.plans.member import Member
+from service.plans.split import ask
+from service.plans.stages import LOG_SMALLEST, enter, recalibrated
 from service.teachers.session import Session
+from service.telemetry import logger
 
 # Below it float32 has too few digits of a probability left to compare.
 LOG_COMPARED = -80.0
@@ -21,6 +26,8 @@ CLOSURE = 1e-4
 SIZES = (1, 7, 32)
 MEASURE_S = 0.15
 FEWEST = 4
+
+log = logger("plans")
 
 
 def disagreement(one: Array, other: Array) -> float:
@@ -37,6 +44,18 @@ def disagreement(one: Array, other: Array) -> float:
         return 0.0
     first, second = one[shown].astype(np.float64), other[shown].astype(np.float64)
     return float((np.abs(first - second) / (AGREEMENT + RELATIVE_AGREEMENT * np.abs(second))).max())
+
+
+def differs(found: Outcome, known: Outcome) -> bool:
+    """Whether two answers to the same rows differ by more than rounding."""
+    if not (found.valid == known.valid).all():
+        return True
+    pairs = (
+        (found.log_probs, known.log_probs),
+        (found.entropy, known.entropy),
+        (found.divergence, known.divergence),
+    )
+    return any(disagreement(one, other) > 1 for one, other in pairs if one is not None and other is not None)
 
 
 def spread(run: Callable[[slice], Outcome], rows: int) -> float:
@@ -59,6 +78,71 @@ def spread(run: Callable[[slice], Outcome], rows: int) -> float:
     return worst
 
 
+def spread_apart(where: str, member: Member, few: Mapping[str, Array], batch: Mapping[str, Array]) -> float:
+    """By how much a teacher's opinion of the same row differs between batch sizes, in nats.
+
+    A teacher elsewhere that falls silent meanwhile is not judged: that is for the batches to come.
+
+    Args:
+        where: for messages.
+        member: who is tried.
+        few: ensemble input to array ``[B, ...]``, sent in pieces too.
+        batch: the same, as many rows as a batch may have.
+
+    Raises:
+        TeacherError: it does not answer these rows.
+    """
+    worst, count = 0.0, len(next(iter(few.values())))
+    try:
+        whole = _shown(member, few)
+        for size in SIZES:
+            for start in range(0, count, size) if size < count else ():
+                part = slice(start, start + size)
+                found = _shown(member, {name: values[part] for name, values in few.items()})
+                if (np.isnan(found) != np.isnan(whole[part])).any():
+                    return math.inf
+                compared = np.maximum(found, whole[part]) > LOG_COMPARED
+                worst = max(worst, float(np.abs(found - whole[part])[compared].max(initial=0.0)))
+        ask(member, batch)
+    except (TeacherSilent, TeacherOverrun) as exc:
+        log.warning("teacher not tried to the end", where=where, reason=str(exc))
+    except TeacherFailure as exc:
+        most = len(next(iter(batch.values())))
+        raise TeacherError(
+            f"{where}: {exc}; it was sent up to batching.max_rows ({most}) rows at a time"
+        ) from None
+    return worst
+
+
+def _shown(member: Member, rows: Mapping[str, Array]) -> Array:
+    """A teacher's opinion ``[B, C]``, NaN in rows that it says nothing of."""
+    opinions, valid = ask(member, rows)
+    return np.where(valid[:, None], opinions, np.nan)
+
+
+def check_converted(source: recording.Source, rows: Mapping[str, Array]) -> None:
+    """A converted model must answer as the original does.
+
+    Raises:
+        CannotRecord: it does not, or not at all.
+    """
+    fed, _ = source.member.feed(rows)
+    name = source.member.teacher.name
+    given = {
+        theirs: values.reshape(-1, 1) if source.teacher.columns(theirs) else values
+        for theirs, values in fed.items()
+    }
+    try:
+        session = Session(source.model.SerializeToString(), source.teacher.device, where=f"teacher {name!r}")
+        (found,) = session.run([source.member.output], given)
+    except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
+        raise CannotRecord(f"teacher {name!r} does not run at opset {recording.OPSET}: {exc}") from None
+    known = source.teacher.answer(fed)
+    scale = max(1.0, float(np.abs(known[np.isfinite(known)]).max(initial=0.0)))
+    if not np.allclose(found, known, rtol=0, atol=AGREEMENT * scale, equal_nan=True):
+        raise CannotRecord(f"teacher {name!r} answers differently at opset {recording.OPSET}")
+
+
 def not_closed(session: Session, pair: Pair, count: int, classes: int) -> str | None:
     """What is wrong with a recorded operator, or None: it must give targets, and those that numpy gives.
 
@@ -78,7 +162,7 @@ def not_closed(session: Session, pair: Pair, count: int, classes: int) -> str | 
     }
     (found,) = session.run(["log_probs"], feeds)
     entered = enter(feeds["opinions"].astype(np.float64), np.ones(opinions.shape[1]), pair)
-    expected, _, _ = finish(pair.operator.fuse(entered, feeds["weights"].astype(np.float64)), pair)
+    expected, _ = recalibrated(pair.operator.fuse(entered, feeds["weights"].astype(np.float64)), pair)
     known = ~np.isnan(expected).any(axis=1)
     found, expected = found[known], expected[known]
     mass = np.exp(found.astype(np.float64)).sum(axis=1)

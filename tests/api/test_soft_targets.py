@@ -7,13 +7,19 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pytest
+from fastapi.testclient import TestClient
 
 from service.api import bodies, soft_targets
+from service.api.app import create_app
+from service.auth import open_access
 from service.batching.intake import Load
+from service.config import load
+from service.engine.changes import Alone
 from soft_targets import wire
 
 URL = "/v1/ensembles/toy/soft-targets"
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 ROW = [0.0] * 6
 
 
@@ -72,7 +78,7 @@ def post_arrow(client, columns, query="", **headers):
     [
         ("{", ["not JSON"]),
         ("", ["not JSON"]),
-        ("[" * 5000, ["not JSON", "recursion"]),
+        ("[" * 101, ["nests deeper than 100", "limits.max_json_depth"]),
         ("[]", ["must be an object"]),
         ("null", ["must be an object"]),
         ({}, ["must be an object"]),
@@ -170,7 +176,8 @@ def test_a_cut_arrow_body(client):
     [
         ("?recipe=none", 404, "unknown_recipe", "no recipe 'none'"),
         ("?temprature=2", 400, "bad_query", "did you mean 'temperature'"),
-        ("?dtype=float16", 400, "bad_query", "unknown query parameter 'dtype'"),
+        ("?dtype=float64", 400, "bad_query", "dtype='float64': give float32 or float16"),
+        ("?dtype=", 400, "bad_query", "give float32 or float16"),
         ("?temperature=0.05", 400, "bad_query", "from 0.1 to 100"),
         ("?temperature=nan", 400, "bad_query", "from 0.1 to 100"),
         ("?temperature=hot", 400, "bad_query", "from 0.1 to 100"),
@@ -243,13 +250,32 @@ def test_an_encoded_body_is_refused(client):
         (f"text/html, {JSON};q=0.1", JSON),
         (f"{wire.ARROW};q=0, */*", JSON),
         ("text/html", None),
+        (NDJSON, NDJSON),
+        (f"{NDJSON};q=0.9, {JSON};q=0.8", NDJSON),
+        (f"{NDJSON}, {JSON}", JSON),
+        (f'{NDJSON}; codecs="zstd"', NDJSON),
         (f"{JSON};q=0, {wire.ARROW};q=0", None),
+        (f"{wire.ARROW};q=nan", None),
+        (f"{wire.ARROW};q=2", None),
+        (f"{wire.ARROW};q=x", None),
+        (f'{wire.ARROW}; codecs="zstd, lz4"', f'{wire.ARROW}; codecs="zstd"'),
+        (f'{wire.ARROW}; codecs="snappy , LZ4, zstd"', f'{wire.ARROW}; codecs="lz4"'),
+        (f"{wire.ARROW};codecs=zstd;q=0.5, {JSON};q=0.4", f'{wire.ARROW}; codecs="zstd"'),
+        (f'{JSON};q=0.4, {wire.ARROW}; codecs="zstd, lz4" ;q=0.5', f'{wire.ARROW}; codecs="zstd"'),
+        (f"{wire.ARROW};codecs=zstd;q=0.5, {wire.ARROW};codecs=lz4", f'{wire.ARROW}; codecs="lz4"'),
+        (f'{wire.ARROW}; codecs="brotli"', wire.ARROW),
+        (f'{wire.ARROW}; codecs=""', wire.ARROW),
+        (f'{wire.ARROW}; codecs="zstd', f'{wire.ARROW}; codecs="zstd"'),
+        (f'{wire.ARROW};codecs="zstd";q=0, */*', JSON),
+        ('*/*; codecs="zstd"', wire.ARROW),
+        (f'{JSON}; codecs="zstd"', JSON),
+        ("," * 50 + '"' * 51, None),
     ],
 )
 def test_the_reply_is_of_the_type_the_client_accepts(client, accept, served):
     reply = post_arrow(client, {"pixels": flat(np.zeros(6, np.float32))}, Accept=accept)
     if served is None:
-        refused(reply, 406, "not_acceptable", JSON, wire.ARROW)
+        refused(reply, 406, "not_acceptable", JSON, wire.ARROW, NDJSON)
     else:
         assert (reply.status_code, reply.headers["content-type"]) == (200, served)
 
@@ -331,6 +357,27 @@ def test_a_small_body_that_inflates_beyond_the_limit(client):
     refused(reply, 413, "too_large", f"more than {256 << 20} bytes")
 
 
+def test_what_a_body_may_inflate_to_is_set(toy, opened):
+    path = toy.folder / "narrow.yaml"
+    path.write_text(
+        toy.config.read_text().replace("max_body_bytes", "max_decompressed_bytes: 1000, max_body_bytes")
+    )
+    settings = load(path)
+    app = create_app(opened, settings, open_access(settings.auth), Alone(opened, lambda: settings))
+    client = TestClient(app)  # its lifespan is another's
+    rows = np.zeros((64, 6), np.float32)
+    batch = pa.record_batch({"pixels": pa.FixedShapeTensorArray.from_numpy_ndarray(rows)})
+    for rows, status in ((batch[:40], 200), (batch, 413)):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+            writer.write_batch(rows)
+        content = sink.getvalue().to_pybytes()
+        reply = client.post(URL, content=content, headers={"Content-Type": wire.ARROW})
+        assert reply.status_code == status
+    refused(reply, 413, "too_large", "more than 1000 bytes of rows")
+
+
 def test_nan_rows_are_error_rows_and_the_others_are_answered(client, toy):
     rows = toy.rows(4, seed=31)
     rows[2, 3] = np.nan
@@ -396,6 +443,35 @@ def test_metadata_names_what_was_answered(client):
     assert json.loads(metadata["operator"]) == {"name": "holder", "exponent": 0.5}
     assert metadata["fingerprint"] != info["recipes"]["default"]["fingerprint"]
     assert len(metadata["classes_digest"]) == 64
+
+
+@pytest.mark.parametrize("query", ["", "&top_k=2"])
+def test_half_precision_is_asked_for_and_is_another_fingerprint(client, toy, query):
+    rows = toy.rows(5, seed=55)
+    columns = {"pixels": flat(rows.reshape(-1))}
+    known, found = (
+        next(wire.read_reply(post_arrow(client, columns, f"?dtype={dtype}{query}").content)[1])
+        for dtype in wire.PRECISIONS
+    )
+    assert (found.log_probs.dtype, known.log_probs.dtype) == (np.float16, np.float32)
+    np.testing.assert_array_equal(found.log_probs, known.log_probs.astype(np.float16))
+    if query:
+        np.testing.assert_array_equal(found.indices, known.indices)
+        np.testing.assert_array_equal(found.tail_log_mass, known.tail_log_mass)
+        assert found.tail_log_mass.dtype == np.float32
+    again = next(wire.read_reply(post_arrow(client, columns, f"?dtype=float16{query}").content)[1])
+    assert again.sources == ["hit"] * 5
+    assert again.log_probs.tobytes() == found.log_probs.tobytes()
+    said = [
+        wire.read_reply(post_arrow(client, columns, f"?{asked}{query}").content)[0]["fingerprint"]
+        for asked in ("dtype=float16", "dtype=float32", "recipe=default")
+    ]
+    assert said[0] != said[1] == said[2]
+    document = {"inputs": {"pixels": rows.tolist()}}
+    targets = post_json(client, document, f"?dtype=float16{query}").json()["targets"]
+    for target, log_probs in zip(targets, found.log_probs, strict=True):
+        rounded = np.exp(log_probs.astype(np.float64))
+        assert list(target["probabilities"].values()) == rounded.tolist()
 
 
 def test_record_batches_stay_within_four_mebibytes():

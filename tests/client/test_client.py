@@ -653,3 +653,30 @@ def test_what_cannot_be_a_key_is_refused_and_not_repeated(key):
     with pytest.raises(InputError, match="the key is empty or holds") as told:
         Client("http://127.0.0.1:1", ensemble="pets", key=key)
     assert "st_" not in str(told.value)
+
+
+# ---------------------------------------------------------------------------------------- forms of an answer
+
+
+def test_half_precision_and_compression_are_asked_for(server, answers):
+    with Client(server.url, ensemble="pets", dtype="float16", compression="zstd") as client:
+        client.soft_targets(answers.inputs(2))
+    [asked] = server.asked
+    assert asked.query == {"recipe": "default", "dtype": "float16"}
+    assert asked.headers["Accept"] == f'{ARROW}; codecs="zstd"'
+    assert asked.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("argument", [{"dtype": "bfloat16"}, {"compression": "gzip"}, {"digest_first": "no"}])
+def test_forms_that_there_are_not(argument):
+    with pytest.raises(InputError, match=f"{next(iter(argument))} must be"):
+        Client("http://teachers", ensemble="pets", **argument)
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(server, client, answers):
+    server.answer = lambda asked: replace(
+        answers.reply_of(asked), pieces=answers.reply_of(asked).pieces[:1] + [bytes(1 << 20)] * 40
+    )
+    server.handle_error = lambda *_: None  # it is hung up on
+    with pytest.raises(WireError, match="longer than its rows can be"):
+        client.soft_targets(answers.inputs(2))

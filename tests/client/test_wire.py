@@ -1,11 +1,11 @@
 import contextlib
 import io
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from blake3 import blake3
+from golden_files import ALL, ERROR, METADATA, written
+from golden_files import DENSE as DENSE_ROWS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -28,11 +28,11 @@ from soft_targets.wire import (
     encode_digests,
     encode_request,
     read_reply,
+    reader,
     row_digests,
     row_id_array,
 )
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 NUMBERS = [dtype for dtype in DTYPES if dtype != "utf8"]
 INTEGERS = [dtype for dtype in NUMBERS if dtype[1] in "iu"]
 FLOATS = [dtype for dtype in NUMBERS if dtype[1] == "f"]
@@ -167,61 +167,6 @@ def test_text_stays_text(values):
 
 
 # ------------------------------------------------------------------------------------------------- digests
-
-
-def u32(number):
-    return number.to_bytes(4, "little")
-
-
-def u64(number):
-    return number.to_bytes(8, "little")
-
-
-VECTORS = [
-    (
-        {"x": TensorSpec("<f4", (2,))},
-        {"x": np.array([[1.0, -2.0]], "<f4")},
-        b"st-row\x01"
-        + u32(1)
-        + b"x"
-        + u32(3)
-        + b"<f4"
-        + b"\x01"
-        + u64(2)
-        + u64(8)
-        + b"\0\0\x80\x3f\0\0\0\xc0",
-        "06fe69699fd45e9b1700abfa303bcd1cda87055706d5e7e60fd838e174651119",
-    ),
-    (
-        {"größe": TensorSpec("<i8", ()), "image": TensorSpec("|u1", (2, 1))},
-        {"größe": np.array([258], "<i8"), "image": np.array([[[7], [9]]], "|u1")},
-        b"st-row\x01"
-        + (u32(7) + "größe".encode() + u32(3) + b"<i8" + b"\x00" + u64(8) + b"\x02\x01\0\0\0\0\0\0")
-        + (u32(5) + b"image" + u32(3) + b"|u1" + b"\x02" + u64(2) + u64(1) + u64(2) + b"\x07\x09"),
-        "d275421be7b862fb9af8371cc09afa8d9b73ce424fda626fcce0d0c232008cc4",
-    ),
-    (
-        {"text": TensorSpec("utf8", ())},
-        {"text": np.array(["né"], object)},
-        b"st-row\x01" + u32(4) + b"text" + u32(4) + b"utf8" + b"\x00" + u64(3) + b"n\xc3\xa9",
-        "da69ad867be97d195e006b0686bec24e44d4ba68f32f4d5205bb35eba0cb426f",
-    ),
-    (
-        {"text": TensorSpec("utf8", ()), "flag": TensorSpec("|b1", ())},
-        {"text": np.array([""], object), "flag": np.array([True])},
-        b"st-row\x01"
-        + (u32(4) + b"text" + u32(4) + b"utf8" + b"\x00" + u64(0))
-        + (u32(4) + b"flag" + u32(3) + b"|b1" + b"\x00" + u64(1) + b"\x01"),
-        "cd69ca574841f629b89d9e1d3522103d690326b71a4efac35a73d15d163525e4",
-    ),
-]
-
-
-@pytest.mark.parametrize(("specs", "inputs", "said", "pinned"), VECTORS)
-def test_golden_digests(specs, inputs, said, pinned):
-    [digest] = row_digests(inputs, specs)
-    assert digest == blake3(said).digest()
-    assert digest.hex() == pinned
 
 
 def test_digests_go_row_by_row_and_in_the_ensembles_order():
@@ -562,21 +507,6 @@ def test_a_request_cut_anywhere_is_refused_or_whole():
         assert len(ids) in (0, 2)
 
 
-@pytest.mark.parametrize("compression", [None, "zstd"])
-def test_a_request_with_a_wrong_bit_never_crashes(compression):
-    values = np.zeros((64, 2), "<f4")
-    batch = pa.record_batch({"x": fixed(values.tolist(), pa.float32(), 2), "row_id": pa.array(range(64))})
-    whole, rng = stream(batch, compression=compression), np.random.default_rng(0)
-    for _ in range(1000):
-        body = bytearray(whole)
-        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
-        try:
-            ids, inputs, _ = decode_request(bytes(body), X, max_rows=99)
-        except InputError:
-            continue
-        assert len(ids) == len(inputs.get("x", ids))
-
-
 @quick
 @given(st.binary(max_size=200))
 def test_noise_is_refused(body):
@@ -647,36 +577,7 @@ def test_row_ids_that_are_none(bad):
 
 # ------------------------------------------------------------------------------------------------- replies
 
-METADATA = {
-    "format": "1",
-    "ensemble": "pets",
-    "fingerprint": "ab" * 32,
-    "temperature": "2.0",
-    "violations": "",
-}
 DENSE = np.log(np.array([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3], [0.125, 0.125, 0.75]], "<f4"))
-ERROR = ("non_finite_input", "input 'x' holds NaN")
-
-
-def dense_pieces():
-    writer = ReplyWriter(Layout(3), row_id_type=pa.string(), metadata=METADATA)
-    values = Layout(3).pack(DENSE)
-    pieces = list(writer.group(pa.array(["a", "é"]), ["hit", "error"], [values[0], None], [None, ERROR]))
-    pieces += writer.group(pa.array(["c"]), ["coalesced"], [values[2]], [None])
-    return [*pieces, writer.close()]
-
-
-def sparse_pieces():
-    layout = Layout(9, 2)
-    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
-    values = layout.pack(
-        DENSE[:, :2], np.array([[8, 0], [1, 2], [3, 4]], "<i4"), np.array([-1, -2, -np.inf], "<f4")
-    )
-    pieces = list(
-        writer.group(pa.array([5, 2**64 - 1], pa.uint64()), ["miss", "opinions"], values[:2], [None, None])
-    )
-    pieces += writer.group(pa.array([0], pa.uint64()), ["absent"], [None], [None])
-    return [*pieces, writer.close()]
 
 
 def read(source):
@@ -684,82 +585,31 @@ def read(source):
     return metadata, list(batches)
 
 
-def check_dense(reply):
-    metadata, (first, second, closing) = reply
-    assert metadata == METADATA
-    assert first.row_ids.to_pylist() == ["a", "é"]
-    assert first.sources == ["hit", "error"]
-    assert first.errors == [None, ERROR]
-    np.testing.assert_array_equal(first.log_probs[0], DENSE[0])
-    assert first.indices is None
-    assert first.tail_log_mass is None
-    assert second.sources == ["coalesced"]
-    np.testing.assert_array_equal(second.log_probs, DENSE[2:])
-    assert closing == Closing(rows=3, failed=1)
+REPLIES = [name for name in ALL if name.startswith("reply-")]
 
 
-def check_sparse(reply):
-    metadata, (first, second, closing) = reply
-    assert metadata == METADATA
-    assert first.row_ids.to_pylist() == [5, 2**64 - 1]
-    np.testing.assert_array_equal(first.indices, [[8, 0], [1, 2]])
-    np.testing.assert_array_equal(first.log_probs, DENSE[:2, :2])
-    np.testing.assert_array_equal(first.tail_log_mass, [-1, -2])
-    assert (first.indices.dtype, first.log_probs.dtype, first.tail_log_mass.dtype) == ("<i4", "<f4", "<f4")
-    assert second.sources == ["absent"]
-    assert closing == Closing(rows=3, failed=0)
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_reply_may_be_read_from_a_file(name):
+    golden = ALL[name]
+    assert golden.read(io.BytesIO(golden.made())) == golden.says
 
 
-REPLIES = [
-    ("reply-dense.arrows", dense_pieces, check_dense),
-    ("reply-sparse.arrows", sparse_pieces, check_sparse),
-]
-
-
-# The files were written by `Path(name).write_bytes(b"".join(pieces()))` over this table, and once more while
-# nothing was released yet, when the closing batch came to carry the whole dictionary of `source`.
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_golden_replies(name, pieces, check_reply):
-    golden = (GOLDEN / name).read_bytes()
-    check_reply(read(golden))
-    assert b"".join(pieces()) == golden
-
-
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_a_reply_may_be_read_from_a_file(name, pieces, check_reply):  # noqa: ARG001 - the same table
-    check_reply(read(io.BytesIO(b"".join(pieces()))))
-
-
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_a_reply_cut_at_any_byte_is_refused(name, pieces, check_reply):  # noqa: ARG001 - the same table
-    whole = b"".join(pieces())
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_reply_cut_at_any_byte_is_refused(name):
+    golden = ALL[name]
+    whole = golden.made()
     marker = 8  # the end-of-stream marker behind the closing batch says nothing more
     for length in range(len(whole) - marker):
         with pytest.raises(WireError):
             read(whole[:length])
     for length in range(len(whole) - marker, len(whole)):
-        check_reply(read(whole[:length]))
+        assert golden.read(whole[:length]) == golden.says
 
 
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_a_reply_with_a_wrong_bit_never_crashes(name, pieces, check_reply):  # noqa: ARG001 - the same table
-    whole, rng = b"".join(pieces()), np.random.default_rng(0)
-    for _ in range(400):
-        body = bytearray(whole)
-        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
-        try:
-            _, batches = read(bytes(body))
-        except WireError:
-            continue
-        for batch in batches[:-1]:
-            batch.row_ids.to_pylist()
-            np.nan_to_num(batch.log_probs)
-
-
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_every_batch_has_the_six_words_in_their_order(name, pieces, check_reply):  # noqa: ARG001 - the same table
+@pytest.mark.parametrize("name", REPLIES)
+def test_every_batch_has_the_six_words_in_their_order(name):
     nothing = ReplyWriter(Layout(3), row_id_type=pa.uint64(), metadata=METADATA)
-    for body in (b"".join(pieces()), nothing.close()):
+    for body in (ALL[name].made(), nothing.close()):
         for batch in pa.ipc.open_stream(body):
             assert batch["source"].dictionary.to_pylist() == list(wire.SOURCES)
         # A dictionary that is replaced is one that some readers cannot follow.
@@ -768,7 +618,7 @@ def test_every_batch_has_the_six_words_in_their_order(name, pieces, check_reply)
 
 
 def test_an_arrow_stream_that_merely_ends_is_a_cut_one():
-    pieces = dense_pieces()
+    pieces = written(DENSE_ROWS, Layout(3))
     _, batches = read_reply(b"".join(pieces[:-1]))
     assert next(batches).sources == ["hit", "error"]
     assert next(batches).sources == ["coalesced"]
@@ -777,8 +627,8 @@ def test_an_arrow_stream_that_merely_ends_is_a_cut_one():
 
 
 def test_rows_behind_the_closing_batch_are_not_read():
-    metadata, batches = read(b"".join(dense_pieces()) + b"more")
-    check_dense((metadata, batches))
+    golden = ALL["reply-dense.arrows"]
+    assert golden.read(golden.made() + b"more") == golden.says
 
 
 def batch_of(schema_change=None, **columns):
@@ -809,6 +659,9 @@ def test_a_reply_without_a_column(missing):
         {"log_probs": pa.array([[0.0, -1.0]], pa.list_(pa.float32()))},
         {"indices": fixed([[0, 1]], pa.int64(), 2), "tail_log_mass": pa.array([0.0], pa.float32())},
         {"indices": fixed([[0, 1]], pa.int32(), 2)},
+        {"entropy": pa.array([0.5], pa.float32())},
+        {"divergence": pa.array([0.5], pa.float32())},
+        {"entropy": pa.array([0.5], pa.float64()), "divergence": pa.array([0.5], pa.float64())},
     ],
 )
 def test_a_reply_with_a_column_of_another_type(column):
@@ -849,6 +702,29 @@ def test_a_value_that_is_no_log_probability(column):
         next(batches)
 
 
+@pytest.mark.parametrize("name", wire.DIAGNOSTICS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1e-6, None])
+def test_a_figure_that_is_none(name, bad):
+    figures = {one: pa.array([0.5], pa.float32()) for one in wire.DIAGNOSTICS}
+    _, batches = read_reply(stream(batch_of(**figures | {name: pa.array([bad], pa.float32())})))
+    with pytest.raises(WireError, match=rf"a value that is no {name}|no value where it promises one"):
+        next(batches)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, 2e-4, 0.01, 1.0, 65504.0])
+def test_a_half_that_is_no_log_probability(bad):
+    _, batches = read_reply(stream(batch_of(log_probs=fixed([[-1.0, np.float16(bad)]], pa.float16(), 2))))
+    with pytest.raises(WireError, match="no log-probability"):
+        next(batches)
+
+
+def test_every_half_is_judged_as_its_float():
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 1)
+    with np.errstate(invalid="ignore"):
+        expected = ~(every[:, 0].astype(np.float64) <= np.float16(1e-4))
+    np.testing.assert_array_equal(reader._no_log_probs(every), expected)
+
+
 def test_values_at_the_edge_of_what_is_a_log_probability():
     rounded = {"log_probs": fixed([[-np.inf, 1e-6]], pa.float32(), 2), "indices": SPARSE["indices"]}
     _, batches = read_reply(stream(batch_of(**rounded, tail_log_mass=pa.array([-np.inf], pa.float32()))))
@@ -880,7 +756,7 @@ def test_the_values_of_rows_that_have_none_mean_nothing():
 
 
 def test_a_new_column_does_not_disturb():
-    _, batches = read_reply(stream(batch_of(entropy=pa.array([0.5], pa.float32()))))
+    _, batches = read_reply(stream(batch_of(surprise=pa.array([0.5], pa.float32()))))
     assert next(batches).sources == ["hit"]
 
 
@@ -919,6 +795,51 @@ def batch_bytes(body):
         for message in pa.ipc.MessageReader.open_stream(body)
         if message.type == "record batch"
     ]
+
+
+@pytest.mark.parametrize("codec", wire.CODECS)
+@pytest.mark.parametrize("dtype", wire.PRECISIONS)
+def test_a_compressed_reply_says_the_same(codec, dtype):
+    layout, rows = Layout(50, 7, dtype, diagnostics=True), 200
+    random = np.random.default_rng(0)
+    values = layout.pack(
+        -random.random((rows, 7)).astype("<f4"),
+        np.tile(np.arange(7, dtype="<i4"), (rows, 1)),
+        -random.random(rows).astype("<f4"),
+        entropy=random.random(rows).astype("<f4"),
+        divergence=np.zeros(rows, "<f4"),
+    )
+    bodies = []
+    for one in (None, codec):
+        writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA, codec=one)
+        pieces = list(writer.group(default_row_ids(rows)[:150], ["hit"] * 150, values[:150], [None] * 150))
+        pieces += writer.group(
+            default_row_ids(rows)[150:],
+            ["hit"] * 49 + ["error"],
+            [*values[150:199], None],
+            [None] * 49 + [ERROR],
+        )
+        bodies.append(b"".join([*pieces, writer.close()]))
+    assert len(bodies[1]) < 0.8 * len(bodies[0])
+    (said, known), (says, found) = map(read, bodies)
+    assert says == said
+    assert found[-1] == known[-1] == Closing(200, 1)
+    for one, other in zip(known[:-1], found[:-1], strict=True):
+        assert one.sources == other.sources
+        assert one.errors == other.errors
+        for name in ("log_probs", "indices", "tail_log_mass", "entropy", "divergence"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("codec", wire.CODECS)
+def test_what_does_not_compress_stays_below_the_size_of_a_batch(codec):
+    layout = Layout(1000, 300)
+    random = np.random.default_rng(0)
+    values = [random.bytes(layout.row_bytes) for _ in range(3000)]
+    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA, codec=codec)
+    pieces = list(writer.group(default_row_ids(3000), ["hit"] * 3000, values, [None] * 3000))
+    assert len(pieces) == 2
+    assert max(batch_bytes(b"".join([*pieces, writer.close()]))) <= wire.MAX_BATCH_BYTES
 
 
 @pytest.mark.parametrize(
@@ -967,18 +888,24 @@ def test_a_row_larger_than_a_batch_travels_alone():
 @given(
     st.integers(1, 6),
     st.integers(1, 5),
+    st.sampled_from(wire.PRECISIONS),
     st.data(),
 )
-def test_any_reply_comes_back_as_it_went(rows, classes, data):
+def test_any_reply_comes_back_as_it_went(rows, classes, dtype, data):
     k = data.draw(st.none() | st.integers(1, classes))
     width = classes if k is None else k
     floats = st.floats(allow_nan=False, max_value=0, width=32)
-    log_probs = data.draw(st_numpy.arrays("<f4", (rows, width), elements=floats))
+    given = st.floats(allow_nan=False, max_value=0, width=int(dtype[-2:]))
+    log_probs = data.draw(st_numpy.arrays(dtype, (rows, width), elements=given))
     indices = None if k is None else data.draw(st_numpy.arrays("<i4", (rows, k)))
     tail = None if k is None else data.draw(st_numpy.arrays("<f4", rows, elements=floats))
     sources = data.draw(st.lists(st.sampled_from(wire.SOURCES), min_size=rows, max_size=rows))
-    layout = Layout(classes, k)
-    values = layout.pack(log_probs, indices, tail)
+    figures = {}
+    if data.draw(st.booleans()):
+        nats = st.floats(0, 2.0**126, width=32)
+        figures = {name: data.draw(st_numpy.arrays("<f4", rows, elements=nats)) for name in wire.DIAGNOSTICS}
+    layout = Layout(classes, k, dtype, bool(figures))
+    values = layout.pack(log_probs.astype("<f4"), indices, tail, **figures)
     assert {len(value) for value in values} == {layout.row_bytes}
     given_values = [
         None if source in ("absent", "error") else value
@@ -996,27 +923,59 @@ def test_any_reply_comes_back_as_it_went(rows, classes, data):
     assert [source for batch in batches for source in batch.sources] == sources
     assert [error for batch in batches for error in batch.errors] == errors
     kept = [value is not None for value in given_values]
+    assert {batch.log_probs.dtype for batch in batches} == {np.dtype(dtype)}
     np.testing.assert_array_equal(np.concatenate([b.log_probs for b in batches])[kept], log_probs[kept])
     if k is not None:
         np.testing.assert_array_equal(np.concatenate([b.indices for b in batches])[kept], indices[kept])
         np.testing.assert_array_equal(np.concatenate([b.tail_log_mass for b in batches])[kept], tail[kept])
+    for name in wire.DIAGNOSTICS:
+        found = [getattr(batch, name) for batch in batches]
+        if figures:
+            np.testing.assert_array_equal(np.concatenate(found)[kept], figures[name][kept])
+        else:
+            assert set(map(type, found)) == {type(None)}
 
 
-def test_a_layout_unpacks_what_it_packed():
-    layout = Layout(9, 2)
-    values = layout.pack(DENSE[:, :2], np.arange(6).reshape(3, 2), np.array([-1.0, -np.inf, -2.0]))
-    log_probs, indices, tail = layout.unpack(b"".join(values))
-    np.testing.assert_array_equal(log_probs, DENSE[:, :2])
-    np.testing.assert_array_equal(indices, np.arange(6).reshape(3, 2))
-    np.testing.assert_array_equal(tail, [-1, -np.inf, -2])
+@pytest.mark.parametrize("dtype", wire.PRECISIONS)
+@pytest.mark.parametrize("top_k", [None, 1, 2, 3])
+@pytest.mark.parametrize("diagnostics", [False, True])
+def test_a_layout_unpacks_what_it_packed(top_k, dtype, diagnostics):
+    layout, width = Layout(3, top_k, dtype, diagnostics), top_k or 3
+    given_columns = {"log_probs": DENSE[:, :width]}
+    if top_k is not None:
+        given_columns["indices"] = np.arange(3 * width, dtype="<i4").reshape(3, width)
+        given_columns["tail_log_mass"] = np.array([-1.0, -np.inf, -2.0], "<f4")
+    figures = {"entropy": np.array([0, 0.5, 2], "<f4"), "divergence": np.array([1, 0.25, 0], "<f4")}
+    figures = figures if diagnostics else {}
+    values = layout.pack(
+        *(given_columns.get(name) for name in ("log_probs", "indices", "tail_log_mass")), **figures
+    )
+    given_columns |= figures
+    size = np.dtype(dtype).itemsize * width + (0 if top_k is None else 4 * width + 4) + 8 * diagnostics
+    assert {len(value) for value in values} == {layout.row_bytes} == {size}
+    columns = layout.unpack(b"".join(values))
+    assert list(columns) == [field.name for field in layout.fields()] == list(layout.columns)
+    for name, column in columns.items():
+        kind = dtype if name == "log_probs" else given_columns[name].dtype
+        assert column.dtype == kind
+        np.testing.assert_array_equal(column, given_columns[name].astype(kind))
 
 
+def test_halves_are_the_nearest_and_what_is_below_the_smallest_is_minus_infinity():
+    layout = Layout(4, None, "float16")
+    [value] = layout.pack(np.array([[-1.0009, -87.34, -1e-7, -70_000.0]], "<f4"))
+    assert layout.unpack(value)["log_probs"].tolist() == [[-1.0009765625, -87.3125, -(2.0**-23), -np.inf]]
+
+
+@pytest.mark.parametrize("dtype", wire.PRECISIONS)
+@pytest.mark.parametrize("diagnostics", [False, True])
 @pytest.mark.parametrize(
-    ("classes", "top_k", "rows"), [(3, None, 1), (3, None, 5), (7, 2, 3), (100, None, 128)]
+    ("classes", "top_k", "rows"),
+    [(3, None, 1), (3, None, 5), (7, 1, 1), (7, 2, 3), (7, 3, 5), (100, None, 128)],
 )
-def test_a_reply_is_the_bytes_that_pyarrow_writes(classes, top_k, rows):
-    layout = Layout(classes, top_k)
-    values = [bytes(layout.row_bytes)] * rows
+def test_a_reply_is_the_bytes_that_pyarrow_writes(classes, top_k, rows, dtype, diagnostics):
+    layout = Layout(classes, top_k, dtype, diagnostics)
+    values = [bytes([row]) * layout.row_bytes for row in range(rows)]
     ids = pa.array(np.arange(rows, dtype=np.uint64) + 7)
     sources = [wire.SOURCES[row % 4] for row in range(rows)]
     writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)

@@ -123,7 +123,7 @@ async def test_a_teacher_without_weight_takes_no_row_with_it(engine):
 
 
 async def test_an_unexpected_error_settles_every_row(engine, monkeypatch):
-    def run(*_):
+    def run(*_, **__):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(engine.ensemble("toy").plans, "run", run)
@@ -140,9 +140,9 @@ async def test_rows_that_are_late_say_so_and_the_stream_ends(tmp_path, engine):
     plan = hurried.ensemble("toy").plans
     run = plan.run
 
-    def hang(*arguments):
+    def hang(*arguments, **named):
         release.wait(30)
-        return run(*arguments)
+        return run(*arguments, **named)
 
     plan.run = hang
     found = await answers(hurried, rows_of(12), ordered=True)
@@ -175,7 +175,7 @@ async def test_temperatures_and_weights_share_a_batch_and_change_no_answer(engin
     ]
     gate = threading.Event()
     run = toy.plans.run
-    toy.plans.run = lambda *arguments: gate.wait(20) and run(*arguments)
+    toy.plans.run = lambda *arguments, **named: gate.wait(20) and run(*arguments, **named)
 
     async def ask(effective, row):
         groups = engine.answer(toy, effective, {"pixels": rows[row : row + 1]})
@@ -193,8 +193,40 @@ async def test_temperatures_and_weights_share_a_batch_and_change_no_answer(engin
         alone = toy.plans.apart.run(
             {"pixels": rows[:1]}, np.float32([effective.recipe.temperature]), weights, effective.pair
         )
-        found, _, _ = effective.layout.unpack(value)
+        found = effective.layout.unpack(value)["log_probs"]
         np.testing.assert_allclose(found, alone.log_probs, rtol=1e-5, atol=1e-5)
+    await engine.close()
+
+
+async def test_precisions_share_a_batch_and_each_gets_its_own_bytes(engine):
+    toy, rows = engine.ensemble("toy"), rows_of(4)
+    asked = [toy.effective("default", Overrides(dtype=dtype)) for dtype in ("float16", None, "float16", None)]
+    gate = threading.Event()
+    run = toy.plans.run
+    toy.plans.run = lambda *arguments, **named: gate.wait(20) and run(*arguments, **named)
+
+    async def ask(effective, row):
+        groups = engine.answer(toy, effective, {"pixels": rows[row : row + 1]})
+        return [value async for group in groups for value in group.values]
+
+    busy = [asyncio.create_task(ask(asked[1], 1)), asyncio.create_task(ask(asked[1], 2))]
+    waiting = [
+        asyncio.create_task(ask(effective, row)) for effective, row in zip(asked, (0, 0, 3, 3), strict=True)
+    ]
+    for _ in range(100):  # turns of the loop, in which all are queued
+        await asyncio.sleep(0)
+    gate.set()
+    together = await asyncio.gather(*waiting, *busy)
+    assert (engine.batchers["toy"].batches, engine.batchers["toy"].rows) == (3, 6)
+    for effective, (half,), (whole,), row in (
+        (asked[0], together[0], together[1], 0),
+        (asked[0], together[2], together[3], 3),
+    ):
+        assert (len(half), len(whole)) == (3 * 2, 3 * 4)
+        known = asked[1].layout.unpack(whole)["log_probs"]
+        np.testing.assert_array_equal(
+            effective.layout.unpack(half)["log_probs"], known.astype(np.float16), err_msg=str(row)
+        )
     await engine.close()
 
 

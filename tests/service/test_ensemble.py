@@ -336,9 +336,11 @@ def test_a_fingerprint_changes_with_everything_that_changes_a_target(opened, tmp
         ("0.5}}}", "0.5}, floor: 0.1}}"),
         ("0.5}}}", "0.5}, output_temperature: 2}}"),
         ("0.5}}}", "0.5}, sparsity: {top_k: 2}}}"),
+        ("0.5}}}", "0.5}, diagnostics: true}}"),
     ]
     others = [fingerprint(base.replace(*edit)) for edit in edits]
     overrides = [Overrides(temperature=3.0), Overrides(weights={"one": 1.0}), Overrides(top_k=3)]
+    overrides += [Overrides(dtype="float16"), Overrides(top_k=3, dtype="float16")]
     others += [fingerprint(base, one) for one in overrides]
     models.random_linear(tmp_path / "two.onnx", 3)
     others.append(fingerprint(base))
@@ -350,7 +352,9 @@ def test_an_override_equal_to_the_recipe_has_its_fingerprint(opened, tmp_path):
     models.random_linear(tmp_path / "two.onnx", 2)
     ensemble = opened(simple([ONE, TWO], recipes="{default: {operator: linear, temperature: 2}}"))
     plain = ensemble.effective("default", Overrides())
-    same = ensemble.effective("default", Overrides(temperature=2.0, weights={"one": 5.0, "two": 5.0}))
+    same = ensemble.effective(
+        "default", Overrides(temperature=2.0, weights={"one": 5.0, "two": 5.0}, dtype="float32")
+    )
     assert same.fingerprint == plain.fingerprint
     alone = [Overrides(weights={"one": 1.0}), Overrides(weights={"one": 1.0, "two": -0.0})]
     assert len({ensemble.effective("default", one).fingerprint for one in alone}) == 1

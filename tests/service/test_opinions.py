@@ -78,7 +78,8 @@ async def test_a_sweep_over_kept_rows_asks_no_teacher(opened, monkeypatch, kept,
         assert {source for source, *_ in found.values()} == {"opinions"}
         effective = toy.effective(recipe, Overrides(**overrides))
         value = b"".join(found[row][1] for row in range(9))
-        log_probs, indices, _ = effective.layout.unpack(value)
+        columns = effective.layout.unpack(value)
+        log_probs, indices = columns["log_probs"], columns.get("indices")
         w = np.repeat(np.array(effective.recipe.weights, np.float32)[:, None], 9, axis=1)
         t = np.full(9, temperature, np.float32)
         known = toy.plans.apart.run({"pixels": rows}, t, w, effective.pair)

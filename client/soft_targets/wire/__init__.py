@@ -9,6 +9,7 @@ that was cut, this one can.
 
 from soft_targets.errors import IncompleteStream, InputError, TooManyBytes, TooManyRows, WireError
 from soft_targets.wire.digests import classes_digest, row_digests
+from soft_targets.wire.layout import DIAGNOSTICS, PRECISIONS, Layout, Precision
 from soft_targets.wire.reader import Closing, ReplyBatch, read_reply
 from soft_targets.wire.request import (
     MAX_BYTES,
@@ -21,22 +22,27 @@ from soft_targets.wire.request import (
     row_id_array,
 )
 from soft_targets.wire.rows import DTYPES, TensorSpec, cast, check_names, check_shape
-from soft_targets.wire.writer import FORMAT, MAX_BATCH_BYTES, SOURCES, Layout, ReplyWriter
+from soft_targets.wire.writer import CODECS, FORMAT, MAX_BATCH_BYTES, SOURCES, Codec, ReplyWriter
 
 ARROW = "application/vnd.apache.arrow.stream"
 
 __all__ = [
     "ARROW",
+    "CODECS",
+    "DIAGNOSTICS",
     "DTYPES",
     "FORMAT",
     "MAX_BATCH_BYTES",
     "MAX_BYTES",
+    "PRECISIONS",
     "RESERVED",
     "SOURCES",
     "Closing",
+    "Codec",
     "IncompleteStream",
     "InputError",
     "Layout",
+    "Precision",
     "ReplyBatch",
     "ReplyWriter",
     "Request",

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from soft_targets.errors import InputError, TooManyBytes, TooManyRows
 from soft_targets.wire.rows import Array, TensorSpec, cast, check_names
-from soft_targets.wire.sizes import batch_size
+from soft_targets.wire.sizes import HEAD_BYTES, RECORD_BATCH, Size, message_size
 
 MAX_BYTES = 256 * 1024 * 1024
 RESERVED = ("row_id", "digest")  # columns of the format itself, so that no input can have their names
@@ -151,7 +151,7 @@ def _batches(
     first = messages.pop(0).serialize().to_pybytes()
     read = _read_schema if len(first) <= SCHEMA_BYTES else _read_schema.__wrapped__
     schema = read(first, tuple(specs.items()))
-    sizes = [batch_size(message) for message in messages]
+    sizes = [_size(message) for message in messages]
     if sum(size.rows for size in sizes) > max_rows:
         raise TooManyRows(f"more than {max_rows} rows in one request; split them")
     if sum(size.bytes for size in sizes) > max_bytes:
@@ -166,9 +166,17 @@ def _batches(
     return batches
 
 
+def _size(message: pa.ipc.Message) -> Size:
+    size = message_size(memoryview(message.metadata), memoryview(message.body))
+    if size.kind != RECORD_BATCH:
+        raise pa.ArrowInvalid(f"a {message.type} stands where only record batches are read")
+    return size
+
+
 @functools.lru_cache(128)
 def _read_schema(message: bytes, specs: tuple[tuple[str, TensorSpec], ...]) -> pa.Schema:
     """A client's requests all begin with the same schema."""
+    message_size(memoryview(message)[HEAD_BYTES:], memoryview(b""))
     schema = pa.ipc.read_schema(pa.py_buffer(message))
     _check_columns(schema, dict(specs))
     return schema

@@ -6,81 +6,51 @@ depend on nothing but their number, which pyarrow writes once; all others it wri
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from soft_targets.wire.layout import Layout
 from soft_targets.wire.rows import Array, cut
 
 FORMAT = "1"
 MAX_BATCH_BYTES = 4 * 1024 * 1024
-_HEADER_BYTES = 4096  # of a batch: its header and the padding of its columns
+_HEADER_BYTES = 4096  # of a batch: its header, the padding of its columns, what compression may add to them
 _ROW_BYTES = 24  # of a row, besides its value and texts: offsets, the source, bits of validity
 SOURCES = ("hit", "opinions", "miss", "coalesced", "absent", "error")
-
-
+Codec = Literal["zstd", "lz4"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 PLACES = {source: place for place, source in enumerate(SOURCES)}
-_WORDS = pa.array(SOURCES)
+WORDS = pa.array(SOURCES)
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow IPC stream
 
 
-class Layout(NamedTuple):
-    """How one row's value is laid out as bytes: what the cache keeps and the stream carries.
+class ReplyWriter:
+    """Writes one reply, a group of rows at a time; every method returns bytes to send.
 
-    Dense: ``classes`` float32 log-probabilities. Sparse: ``top_k`` int32 indices, as many float32
-    log-probabilities, and the float32 log of the mass of all other classes.
+    Args:
+        layout: of the values.
+        row_id_type: uint64 or utf8.
+        metadata: what the reply says of itself.
+        codec: by which the rows' buffers are compressed; None leaves them as they are.
+
+    Attributes:
+        rows: written so far.
+        failed: how many of them were errors.
     """
 
-    classes: int
-    top_k: int | None = None
-
-    @property
-    def row_bytes(self) -> int:
-        """The size of one value."""
-        return 4 * self.classes if self.top_k is None else 8 * self.top_k + 4
-
-    def pack(self, log_probs: Array, indices: Array | None = None, tail: Array | None = None) -> list[bytes]:
-        """Values of a batch.
-
-        Args:
-            log_probs: float32 ``[B, C]`` or ``[B, k]``.
-            indices: int32 ``[B, k]`` where sparse.
-            tail: float32 ``[B]`` where sparse.
-        """
-        rows = len(log_probs)
-        flat = np.ascontiguousarray(log_probs, dtype="<f4")
-        if indices is not None and tail is not None:
-            flat = np.concatenate(
-                [indices.astype("<i4").view("<f4"), flat, tail.astype("<f4").reshape(rows, 1)], axis=1
-            )
-        data, size = flat.tobytes(), self.row_bytes
-        return [data[row * size : (row + 1) * size] for row in range(rows)]
-
-    def unpack(self, data: bytes) -> tuple[Array, Array | None, Array | None]:
-        """Joined values back to ``log_probs, indices, tail``; the last two are None where dense."""
-        if self.top_k is None:
-            return np.frombuffer(data, "<f4").reshape(-1, self.classes), None, None
-        flat, k = np.frombuffer(data, "<f4").reshape(-1, 2 * self.top_k + 1), self.top_k
-        return flat[:, k : 2 * k], flat[:, :k].view("<i4"), flat[:, 2 * k]
-
-    def fields(self) -> list[pa.Field]:
-        """The value columns."""
-        if self.top_k is None:
-            return [pa.field("log_probs", pa.list_(pa.float32(), self.classes))]
-        return [
-            pa.field("indices", pa.list_(pa.int32(), self.top_k)),
-            pa.field("log_probs", pa.list_(pa.float32(), self.top_k)),
-            pa.field("tail_log_mass", pa.float32()),
-        ]
-
-
-class ReplyWriter:
-    """Writes one reply, a group of rows at a time; every method returns bytes to send."""
-
-    def __init__(self, layout: Layout, *, row_id_type: pa.DataType, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        row_id_type: pa.DataType,
+        metadata: Mapping[str, str],
+        codec: Codec | None = None,
+    ) -> None:
         self._layout = layout
+        self._codec = codec
         self._row_id_type = row_id_type
         self._opening = _opening(layout, row_id_type, tuple(metadata.items()))
         self.rows = 0
@@ -106,19 +76,28 @@ class ReplyWriter:
         without = missing if missing is not None and any(missing) else None
         plain = without is None and None not in values and pa.types.is_uint64(row_ids.type)
         for part in self._parts(row_ids, errors, without, plain=plain):
-            ids, words, texts = row_ids[part], sources[part], errors[part]
-            if plain:
-                message = _joined(self._layout, ids, words, values[part])  # type: ignore[arg-type]
-            else:
-                batch = _batch(self._layout, ids, words, values[part], texts, without and without[part])
-                message = [batch.serialize()]
+            ids, texts = row_ids[part], errors[part]
             self.rows += len(ids)
             self.failed += len(ids) - texts.count(None)
-            yield b"".join([self._opened(), *message])
+            # Nothing of it stays here while it is sent: its reader may take his time.
+            if plain and self._codec is None:
+                yield self._joined(ids, sources[part], values[part])
+            else:
+                yield self._written(
+                    _batch(self._layout, ids, sources[part], values[part], texts, without and without[part])
+                )
 
     def close(self) -> bytes:
         """The closing batch, which tells a whole stream from a cut one."""
         return self._opened() + _closing(self._layout, self._row_id_type, self.rows, self.failed)
+
+    def _joined(self, row_ids: pa.Array, sources: Sequence[str], values: Sequence[bytes | None]) -> bytes:
+        pieces = _joined(self._layout, row_ids, sources, values)  # type: ignore[arg-type]
+        return b"".join([self._opened(), *pieces])
+
+    def _written(self, batch: pa.RecordBatch) -> bytes:
+        message = batch.serialize() if self._codec is None else _messages(batch, codec=self._codec)[-1]
+        return b"".join([self._opened(), message])
 
     def _opened(self) -> bytes:
         """What comes before the first message."""
@@ -168,7 +147,7 @@ def _joined(
     before, between = _frame(layout, rows)
     words = bytes([PLACES[source] for source in sources])
     pieces = [before, row_ids.to_numpy().tobytes(), words, bytes(-rows % 8), between]
-    if layout.top_k is None:
+    if len(layout.columns) == 1:
         return [*pieces, *values, bytes(-rows * layout.row_bytes % 8)]
     for column in _columns(layout, b"".join(values)):
         pieces += [column.tobytes(), bytes(-column.nbytes % 8)]
@@ -182,8 +161,7 @@ def _frame(layout: Layout, rows: int) -> tuple[bytes, bytes]:
     batch = _batch(layout, ids, ["hit"] * rows, [bytes(layout.row_bytes)] * rows, [None] * rows, None)
     message = batch.serialize().to_pybytes()
     body = len(message) - pa.ipc.read_message(message).body.size
-    values = (4 * layout.classes,) if layout.top_k is None else (4 * layout.top_k, 4 * layout.top_k, 4)
-    end = len(message) - sum(_padded(rows * size) for size in values)
+    end = len(message) - sum(_padded(rows * kind.itemsize) for kind in layout.columns.values())
     return message[:body], message[body + 8 * rows + _padded(rows) : end]
 
 
@@ -195,28 +173,31 @@ def _padded(size: int) -> int:
 @functools.lru_cache(64)
 def _opening(layout: Layout, row_id_type: pa.DataType, metadata: tuple[tuple[str, str], ...]) -> bytes:
     """The schema, and the dictionary of the sources."""
-    schema = _schema(layout, row_id_type).with_metadata(
-        {f"soft_targets.{key}": value for key, value in metadata}
-    )
-    _, words, *_ = _messages(schema, layout, None)
-    return b"".join([schema.serialize().to_pybytes(), words])
+    said = {f"soft_targets.{key}": value for key, value in metadata}
+    nothing = _nothing(layout, row_id_type).replace_schema_metadata(said)
+    return b"".join(_messages(nothing)[:2])
 
 
 @functools.lru_cache(256)
 def _closing(layout: Layout, row_id_type: pa.DataType, rows: int, failed: int) -> bytes:
     """The empty batch with what it says, and the end of the stream."""
     said = {"rows": str(rows), "failed": str(failed), "complete": "true"}
-    *_, message = _messages(_schema(layout, row_id_type), layout, said)
-    return message + END
+    return b"".join([_messages(_nothing(layout, row_id_type), said)[-1], END])
 
 
-def _messages(schema: pa.Schema, layout: Layout, said: Mapping[str, str] | None) -> list[bytes]:
-    """A stream of one empty batch: its schema, its dictionary and the batch."""
+def _nothing(layout: Layout, row_id_type: pa.DataType) -> pa.RecordBatch:
+    return _batch(layout, pa.array([], row_id_type), [], [], [], None)
+
+
+def _messages(
+    batch: pa.RecordBatch, said: Mapping[str, str] | None = None, *, codec: Codec | None = None
+) -> list[pa.Buffer]:
+    """A stream of one batch: its schema, its dictionary and the batch."""
     sink = pa.BufferOutputStream()
-    nothing = _batch(layout, pa.array([], schema.field("row_id").type), [], [], [], None)
-    with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_batch(nothing.replace_schema_metadata(schema.metadata), said)
-    return [one.serialize().to_pybytes() for one in pa.ipc.MessageReader.open_stream(sink.getvalue())]
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch, said)
+    return [one.serialize() for one in pa.ipc.MessageReader.open_stream(sink.getvalue())]
 
 
 @functools.lru_cache(64)
@@ -247,7 +228,7 @@ def _batch(  # noqa: PLR0917 - the columns
     columns = [
         row_ids,
         pa.DictionaryArray.from_arrays(
-            pa.array(np.array([PLACES[source] for source in sources], np.int8)), _WORDS
+            pa.array(np.array([PLACES[source] for source in sources], np.int8)), WORDS
         ),
         *_texts(errors),
         pa.array(list(map(list, missing or [()] * len(values))), pa.list_(pa.string())),
@@ -263,8 +244,7 @@ def _batch(  # noqa: PLR0917 - the columns
 
 def _columns(layout: Layout, data: bytes) -> list[Array]:
     """Joined values in the order of the layout's fields, each of them contiguous."""
-    log_probs, indices, tail = layout.unpack(data)
-    return [np.ascontiguousarray(one) for one in (indices, log_probs, tail) if one is not None]
+    return [np.require(column, requirements=["C", "A"]) for column in layout.unpack(data).values()]
 
 
 def _texts(errors: Sequence[tuple[str, str] | None]) -> list[pa.Array]:
