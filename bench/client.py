@@ -31,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -127,12 +127,12 @@ class Relay:
             threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
 
     def _pass(self, here: socket.socket, there: socket.socket, counted: bool) -> None:  # noqa: FBT001 - an argument of a thread
-        with here:
+        # Either side's end is the connection's: HTTP/1.1 has no use for half of one.
+        with here, there, suppress(OSError):
             while data := here.recv(1 << 16):
                 there.sendall(data)
                 if counted:
                     self.sent_bytes += len(data)
-            there.shutdown(socket.SHUT_WR)
 
 
 def upload(rounds: int) -> Iterator[str]:

@@ -284,7 +284,8 @@ def test_replies_under_way_change_places(computing, proxy, digest_first):
     assert len(proxy.done) >= 2
 
 
-def test_an_answer_too_many_on_the_only_connection(computing, proxy):
+def test_an_answer_too_many_on_the_only_connection(computing, proxy, monkeypatch):
+    monkeypatch.setattr(servers, "LONGEST_WAIT_S", 5.0)  # else retries would be for nothing
     batches = batches_of(4, [12] * 40)
     whole = undisturbed(computing.url, batches, connections=1)
     proxy.begin(lambda asked: Fault("one too many") if asked == ("POST", 3, 0) else None)
