@@ -23,7 +23,7 @@ setup: .venv/.installed
 .venv/.installed: pyproject.toml client/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("soft-targets needs Python 3.11 or newer, but PYTHON=$(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || { echo "setting up .venv (a few minutes the first time)"; $(PYTHON) -m venv .venv; }
-	@$(PIP) -c constraints.txt -e ./client -e '.[cpu,redis,demo,dev]'
+	@$(PIP) -c constraints.txt -e ./client -e '.[cpu,redis,demo,dev,examples]'
 	@touch $@
 
 demo: setup

@@ -24,6 +24,7 @@ class Ensemble(NamedTuple):
     described: dict[str, Any]
     specs: dict[str, wire.TensorSpec]
     classes: tuple[str, ...]
+    classes_digest: str
     max_rows: int
     max_bytes: int
 
@@ -120,6 +121,7 @@ def read_ensemble(response: httpx2.Response) -> Ensemble:
             described=described,
             specs=specs,
             classes=tuple(described["classes"]),
+            classes_digest=wire.classes_digest(described["classes"]),
             max_rows=min(MAX_ROWS, int(limits.get("max_rows_per_request", MAX_ROWS))),
             max_bytes=min(MAX_BYTES, int(limits.get("max_body_bytes", MAX_BYTES))),
         )

@@ -290,7 +290,13 @@ class Client:
 
     def _answer(self, prepared: Prepared, errors: Errors, tally: Tally, *, pin_memory: bool) -> SoftTargets:
         known, session = self._known(), self._session
-        join = Join(prepared.row_ids, known.classes, agree=self._agree, room=_room(pin_memory=pin_memory))
+        join = Join(
+            prepared.row_ids,
+            known.classes,
+            classes_digest=known.classes_digest,
+            agree=self._agree,
+            room=_room(pin_memory=pin_memory),
+        )
         cuts = parts(prepared, max_rows=known.max_rows, max_bytes=known.max_bytes)
         if len(cuts) == 1:
             self._fetch(cuts[0], prepared, join, tally)
@@ -349,9 +355,7 @@ class Client:
 
     def _agree(self, fingerprint: str) -> None:
         """Refuse an answer of another fingerprint than the first."""
-        with self._session.pinning:
-            if self._fingerprint is None:
-                self._fingerprint = fingerprint
+        self._expect(fingerprint)
         if self._fingerprint != fingerprint:
             raise OtherFingerprint(
                 f"this answer has the fingerprint {fingerprint}, earlier ones {self._fingerprint}: "

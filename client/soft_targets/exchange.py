@@ -125,6 +125,7 @@ class Join:
     Args:
         row_ids: B ids, the caller's.
         classes: C names.
+        classes_digest: of them, as answers must have it.
         agree: told each answer's fingerprint before its rows are read; raises where it may not be.
         room: makes the arrays to fill, from shape and dtype.
     """
@@ -134,6 +135,7 @@ class Join:
         row_ids: list[RowId],
         classes: tuple[str, ...],
         *,
+        classes_digest: str,
         agree: Callable[[str], None],
         room: Room = np.empty,
     ) -> None:
@@ -141,7 +143,7 @@ class Join:
         self._classes = classes
         self._agree = agree
         self._make = room
-        self._classes_digest = wire.classes_digest(classes)
+        self._classes_digest = classes_digest
         self._sources = [""] * len(row_ids)
         self._missing_teachers: list[tuple[str, ...]] = [()] * len(row_ids)
         self._errors: dict[RowId, tuple[str, str]] = {}
@@ -302,18 +304,27 @@ class Join:
         return places  # type: ignore[no-any-return]
 
     def _place(self, rows: Array, batch: wire.ReplyBatch) -> None:
+        # Mostly the rows of a batch follow each other and have nothing amiss: then they go in one piece.
+        run = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+        if run:
+            self._sources[rows[0] : rows[-1] + 1] = batch.sources
+        else:
+            for row, source in zip(rows.tolist(), batch.sources, strict=True):
+                self._sources[row] = source
+        if any(batch.missing_teachers):
+            for row, names in zip(rows.tolist(), batch.missing_teachers, strict=True):
+                self._missing_teachers[row] = names
+        failed = _errors(batch)
+        for place, error in failed.items():
+            self._errors[self._row_ids[rows[place]]] = error
+        without = [*failed, *(place for place, one in enumerate(batch.sources) if one == "absent")]
         good = np.ones(len(rows), dtype=bool)
-        for offset, (row, source) in enumerate(zip(rows.tolist(), batch.sources, strict=True)):
-            self._sources[row] = source
-            self._missing_teachers[row] = batch.missing_teachers[offset]
-            good[offset] = source != "absent"
-        for offset, error in _errors(batch).items():
-            self._errors[self._row_ids[rows[offset]]] = error
-            good[offset] = False
+        good[without] = False
+        into: Any = slice(rows[0], rows[-1] + 1) if run and not without else rows[good]
         for kept, values in zip(self._room(batch), _columns(batch), strict=True):
             if kept is not None and values is not None:
-                kept[rows[good]] = values[good]
-                if not good.all():
+                kept[into] = values[good] if without else values
+                if without:
                     kept[rows[~good]] = 0 if values.dtype.kind == "i" else math.nan
 
     def _check(self, batch: wire.ReplyBatch) -> None:
@@ -342,6 +353,8 @@ def _columns(batch: wire.ReplyBatch) -> tuple[Array | None, ...]:
 
 def _errors(batch: wire.ReplyBatch) -> dict[int, tuple[str, str]]:
     """The rows that failed, by their place in the batch."""
+    if "error" not in batch.sources and batch.errors.count(None) == len(batch.errors):
+        return {}
     return {
         place: error or ("internal", "the server does not say why")
         for place, (source, error) in enumerate(zip(batch.sources, batch.errors, strict=True))

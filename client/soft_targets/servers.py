@@ -37,6 +37,7 @@ class Server:
     base_url: str
     http: httpx2.Client
     in_flight: int = 0
+    asked: int = 0
     failures: int = 0  # in a row
     rests_until: float = 0.0
     other_fingerprint: bool = False
@@ -106,8 +107,9 @@ class Servers:
             now = time.monotonic()
             well = [server for server in self._servers if server.rests_until <= now]
             # Where none is well, the wait before a retry is what was waited: the first to be well is asked.
-            server = min(well or self._servers, key=lambda one: (one.in_flight, one.rests_until))
+            server = min(well or self._servers, key=lambda one: (one.in_flight, one.rests_until, one.asked))
             server.in_flight += 1
+            server.asked += 1
         failed: SoftTargetsError | None = None
         try:
             yield server

@@ -9,7 +9,8 @@ from soft_targets.wire import ARROW, CODECS, Codec
 
 JSON = "application/json"
 READ = (JSON, ARROW)
-SERVED = (JSON, ARROW)
+NDJSON = "application/x-ndjson"
+SERVED = (JSON, ARROW, NDJSON)
 # A header's parts: what stands in quotes may hold what parts them.
 LISTED = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 PARAMETERS = re.compile(r'(?:[^;"]|"(?:\\.|[^"\\])*"?)+')

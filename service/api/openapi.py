@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api.access import ACCESS, READ
-from service.api.media import JSON
+from service.api.media import JSON, NDJSON
 from service.api.query import ORDERS
 from service.config import TEMPERATURES
 from soft_targets.wire import ARROW, CODECS, PRECISIONS
@@ -146,6 +146,13 @@ _SOFT_TARGETS: dict[str, Any] = {
                         "description": "an IPC stream, whose last batch is empty and says complete; its "
                         "buffers are compressed by the first codec that the Accept header names in its "
                         f"parameter codecs ({', '.join(CODECS)}), which the Content-Type repeats",
+                    }
+                },
+                NDJSON: {
+                    "schema": {
+                        "type": "string",
+                        "description": "a JSON object a line, as the rows are finished: first what the JSON "
+                        "reply says beside its targets, then the targets, last {rows, failed, complete}",
                     }
                 },
             },

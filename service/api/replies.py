@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic_core import to_json
 
-from service.api.media import Reply
+from service.api.media import NDJSON, Reply
 from service.engine.ensemble import Effective, Ensemble
-from soft_targets.wire import ARROW, DIAGNOSTICS, MAX_BATCH_BYTES, Layout, ReplyWriter
+from soft_targets.wire import ARROW, DIAGNOSTICS, FORMAT, MAX_BATCH_BYTES, Layout, ReplyWriter
 
 
 class Writer(Protocol):
@@ -42,27 +42,35 @@ def writer_of(reply: Reply, ensemble: Ensemble, effective: Effective, row_id_typ
         return ReplyWriter(
             effective.layout, row_id_type=row_id_type, metadata=effective.metadata, codec=reply.codec
         )
-    return JsonWriter(ensemble, effective)
+    return JsonWriter(ensemble, effective, lines=reply.media == NDJSON)
 
 
 class JsonWriter:
-    """Writes a reply as one JSON document, in one piece where it is no larger than a piece may be.
+    """Writes a reply as one JSON document, or as a document a line.
+
+    A document comes in one piece where it is no larger than a piece may be; lines come as they are finished,
+    behind one that says what they are and before one that says that they are all.
 
     Args:
         ensemble: whose classes are named.
         effective: the recipe as asked for.
+        lines: whether every row is a document.
 
     Attributes:
-        rows: in what was returned so far.
+        rows: written so far.
+        failed: how many of them were errors.
     """
 
-    def __init__(self, ensemble: Ensemble, effective: Effective) -> None:
+    def __init__(self, ensemble: Ensemble, effective: Effective, *, lines: bool) -> None:
         self.rows = 0
+        self.failed = 0
         self._classes = ensemble.classes
         self._layout = effective.layout
-        self._between = b""
-        self._kept = [to_json(_said(ensemble, effective))[:-1] + b',"targets":[']
-        self._kept_bytes = len(self._kept[0])
+        self._lines = lines
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        said = _said(ensemble, effective)
+        self._keep(_line({"format": FORMAT, **said}) if lines else to_json(said)[:-1] + b',"targets":[')
 
     def group(
         self,
@@ -72,24 +80,39 @@ class JsonWriter:
         errors: Sequence[tuple[str, str] | None],
         missing: Sequence[Sequence[str]],
     ) -> Iterator[bytes]:
-        """Rows that are finished, as of ``Writer.group``; what fills no piece is kept for the next."""
-        for row in zip(row_ids.to_pylist(), sources, values, errors, missing, strict=True):
-            text = self._between + to_json(_target(self._classes, self._layout, *row))
-            if self._kept_bytes + len(text) > MAX_BATCH_BYTES:
+        """Rows that are finished, as of ``Writer.group``; of a document, what fills no piece is kept."""
+        for row_id, source, value, error, names in zip(
+            row_ids.to_pylist(), sources, values, errors, missing, strict=True
+        ):
+            target = _target(self._classes, self._layout, row_id, source, value, error, names)
+            text = _line(target) if self._lines else b"," * (self.rows > 0) + to_json(target)
+            if self._kept and self._kept_bytes + len(text) > MAX_BATCH_BYTES:
                 yield self._taken()
-            self._kept.append(text)
-            self._kept_bytes += len(text)
-            self._between = b","
+            self._keep(text)
+            self.rows += 1
+            self.failed += error is not None
+        if self._lines:
+            yield self._taken()
 
     def close(self) -> bytes:
         """What is left, and the end."""
-        self._kept.append(b"]}")
+        self._keep(
+            _line({"rows": self.rows, "failed": self.failed, "complete": True}) if self._lines else b"]}"
+        )
         return self._taken()
+
+    def _keep(self, text: bytes) -> None:
+        self._kept.append(text)
+        self._kept_bytes += len(text)
 
     def _taken(self) -> bytes:
         """What was kept, which is kept no longer."""
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         return b"".join(kept)
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    return to_json(document) + b"\n"
 
 
 def _said(ensemble: Ensemble, effective: Effective) -> dict[str, Any]:

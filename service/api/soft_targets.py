@@ -24,7 +24,7 @@ from soft_targets.wire import ARROW, Request
 # while the loop is busy, getting back to it takes as long (docs/performance.md).
 LONG_BODY_BYTES = {ARROW: 1 << 21, media.JSON: 1 << 18}
 # Likewise for writing this much of values into a reply.
-LONG_REPLY_BYTES = {ARROW: 1 << 18, media.JSON: 1 << 14}
+LONG_REPLY_BYTES = {ARROW: 1 << 18, media.JSON: 1 << 14, media.NDJSON: 1 << 14}
 
 
 class SoftTargets:

@@ -19,6 +19,7 @@ from soft_targets import wire
 
 URL = "/v1/ensembles/toy/soft-targets"
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 ROW = [0.0] * 6
 
 
@@ -249,6 +250,10 @@ def test_an_encoded_body_is_refused(client):
         (f"text/html, {JSON};q=0.1", JSON),
         (f"{wire.ARROW};q=0, */*", JSON),
         ("text/html", None),
+        (NDJSON, NDJSON),
+        (f"{NDJSON};q=0.9, {JSON};q=0.8", NDJSON),
+        (f"{NDJSON}, {JSON}", JSON),
+        (f'{NDJSON}; codecs="zstd"', NDJSON),
         (f"{JSON};q=0, {wire.ARROW};q=0", None),
         (f"{wire.ARROW};q=nan", None),
         (f"{wire.ARROW};q=2", None),
@@ -270,7 +275,7 @@ def test_an_encoded_body_is_refused(client):
 def test_the_reply_is_of_the_type_the_client_accepts(client, accept, served):
     reply = post_arrow(client, {"pixels": flat(np.zeros(6, np.float32))}, Accept=accept)
     if served is None:
-        refused(reply, 406, "not_acceptable", JSON, wire.ARROW)
+        refused(reply, 406, "not_acceptable", JSON, wire.ARROW, NDJSON)
     else:
         assert (reply.status_code, reply.headers["content-type"]) == (200, served)
 

@@ -84,8 +84,9 @@ def rows_of(asked: Asked) -> Rows:
 
 
 def known_of(asked: Asked, known: dict[bytes, bytes]) -> Rows:
-    """What an honest answer to digests says, where these values are known."""
-    values = [known.get(digest) for digest in asked.digests or ()]
+    """What an honest answer to digests says where these values are known; to rows, as if to digests."""
+    digests = wire.row_digests(asked.inputs, SPECS) if asked.inputs is not None else asked.digests or []
+    values = [known.get(digest) for digest in digests]
     sources = ["absent" if value is None else "hit" for value in values]
     return Rows(asked.row_ids, values, sources, [None] * len(values))
 
@@ -254,6 +255,7 @@ class Answers:
     target_of = staticmethod(target_of)
     layout_of = staticmethod(layout_of)
     rows_of = staticmethod(rows_of)
+    known_of = staticmethod(known_of)
     reply_of = staticmethod(reply_of)
     json_reply = staticmethod(json_reply)
 

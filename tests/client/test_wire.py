@@ -1,11 +1,11 @@
 import contextlib
 import io
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from blake3 import blake3
+from golden_files import ALL, ERROR, METADATA, written
+from golden_files import DENSE as DENSE_ROWS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -33,7 +33,6 @@ from soft_targets.wire import (
     row_id_array,
 )
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 NUMBERS = [dtype for dtype in DTYPES if dtype != "utf8"]
 INTEGERS = [dtype for dtype in NUMBERS if dtype[1] in "iu"]
 FLOATS = [dtype for dtype in NUMBERS if dtype[1] == "f"]
@@ -168,61 +167,6 @@ def test_text_stays_text(values):
 
 
 # ------------------------------------------------------------------------------------------------- digests
-
-
-def u32(number):
-    return number.to_bytes(4, "little")
-
-
-def u64(number):
-    return number.to_bytes(8, "little")
-
-
-VECTORS = [
-    (
-        {"x": TensorSpec("<f4", (2,))},
-        {"x": np.array([[1.0, -2.0]], "<f4")},
-        b"st-row\x01"
-        + u32(1)
-        + b"x"
-        + u32(3)
-        + b"<f4"
-        + b"\x01"
-        + u64(2)
-        + u64(8)
-        + b"\0\0\x80\x3f\0\0\0\xc0",
-        "06fe69699fd45e9b1700abfa303bcd1cda87055706d5e7e60fd838e174651119",
-    ),
-    (
-        {"größe": TensorSpec("<i8", ()), "image": TensorSpec("|u1", (2, 1))},
-        {"größe": np.array([258], "<i8"), "image": np.array([[[7], [9]]], "|u1")},
-        b"st-row\x01"
-        + (u32(7) + "größe".encode() + u32(3) + b"<i8" + b"\x00" + u64(8) + b"\x02\x01\0\0\0\0\0\0")
-        + (u32(5) + b"image" + u32(3) + b"|u1" + b"\x02" + u64(2) + u64(1) + u64(2) + b"\x07\x09"),
-        "d275421be7b862fb9af8371cc09afa8d9b73ce424fda626fcce0d0c232008cc4",
-    ),
-    (
-        {"text": TensorSpec("utf8", ())},
-        {"text": np.array(["né"], object)},
-        b"st-row\x01" + u32(4) + b"text" + u32(4) + b"utf8" + b"\x00" + u64(3) + b"n\xc3\xa9",
-        "da69ad867be97d195e006b0686bec24e44d4ba68f32f4d5205bb35eba0cb426f",
-    ),
-    (
-        {"text": TensorSpec("utf8", ()), "flag": TensorSpec("|b1", ())},
-        {"text": np.array([""], object), "flag": np.array([True])},
-        b"st-row\x01"
-        + (u32(4) + b"text" + u32(4) + b"utf8" + b"\x00" + u64(0))
-        + (u32(4) + b"flag" + u32(3) + b"|b1" + b"\x00" + u64(1) + b"\x01"),
-        "cd69ca574841f629b89d9e1d3522103d690326b71a4efac35a73d15d163525e4",
-    ),
-]
-
-
-@pytest.mark.parametrize(("specs", "inputs", "said", "pinned"), VECTORS)
-def test_golden_digests(specs, inputs, said, pinned):
-    [digest] = row_digests(inputs, specs)
-    assert digest == blake3(said).digest()
-    assert digest.hex() == pinned
 
 
 def test_digests_go_row_by_row_and_in_the_ensembles_order():
@@ -648,36 +592,7 @@ def test_row_ids_that_are_none(bad):
 
 # ------------------------------------------------------------------------------------------------- replies
 
-METADATA = {
-    "format": "1",
-    "ensemble": "pets",
-    "fingerprint": "ab" * 32,
-    "temperature": "2.0",
-    "violations": "",
-}
 DENSE = np.log(np.array([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3], [0.125, 0.125, 0.75]], "<f4"))
-ERROR = ("non_finite_input", "input 'x' holds NaN")
-
-
-def dense_pieces():
-    writer = ReplyWriter(Layout(3), row_id_type=pa.string(), metadata=METADATA)
-    values = Layout(3).pack(DENSE)
-    pieces = list(writer.group(pa.array(["a", "é"]), ["hit", "error"], [values[0], None], [None, ERROR]))
-    pieces += writer.group(pa.array(["c"]), ["coalesced"], [values[2]], [None])
-    return [*pieces, writer.close()]
-
-
-def sparse_pieces():
-    layout = Layout(9, 2)
-    writer = ReplyWriter(layout, row_id_type=pa.uint64(), metadata=METADATA)
-    values = layout.pack(
-        DENSE[:, :2], np.array([[8, 0], [1, 2], [3, 4]], "<i4"), np.array([-1, -2, -np.inf], "<f4")
-    )
-    pieces = list(
-        writer.group(pa.array([5, 2**64 - 1], pa.uint64()), ["miss", "opinions"], values[:2], [None, None])
-    )
-    pieces += writer.group(pa.array([0], pa.uint64()), ["absent"], [None], [None])
-    return [*pieces, writer.close()]
 
 
 def read(source):
@@ -685,82 +600,31 @@ def read(source):
     return metadata, list(batches)
 
 
-def check_dense(reply):
-    metadata, (first, second, closing) = reply
-    assert metadata == METADATA
-    assert first.row_ids.to_pylist() == ["a", "é"]
-    assert first.sources == ["hit", "error"]
-    assert first.errors == [None, ERROR]
-    np.testing.assert_array_equal(first.log_probs[0], DENSE[0])
-    assert first.indices is None
-    assert first.tail_log_mass is None
-    assert second.sources == ["coalesced"]
-    np.testing.assert_array_equal(second.log_probs, DENSE[2:])
-    assert closing == Closing(rows=3, failed=1)
+REPLIES = [name for name in ALL if name.startswith("reply-")]
 
 
-def check_sparse(reply):
-    metadata, (first, second, closing) = reply
-    assert metadata == METADATA
-    assert first.row_ids.to_pylist() == [5, 2**64 - 1]
-    np.testing.assert_array_equal(first.indices, [[8, 0], [1, 2]])
-    np.testing.assert_array_equal(first.log_probs, DENSE[:2, :2])
-    np.testing.assert_array_equal(first.tail_log_mass, [-1, -2])
-    assert (first.indices.dtype, first.log_probs.dtype, first.tail_log_mass.dtype) == ("<i4", "<f4", "<f4")
-    assert second.sources == ["absent"]
-    assert closing == Closing(rows=3, failed=0)
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_reply_may_be_read_from_a_file(name):
+    golden = ALL[name]
+    assert golden.read(io.BytesIO(golden.made())) == golden.says
 
 
-REPLIES = [
-    ("reply-dense.arrows", dense_pieces, check_dense),
-    ("reply-sparse.arrows", sparse_pieces, check_sparse),
-]
-
-
-# The files were written by `Path(name).write_bytes(b"".join(pieces()))` over this table, and once more while
-# nothing was released yet, when the closing batch came to carry the whole dictionary of `source`.
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_golden_replies(name, pieces, check_reply):
-    golden = (GOLDEN / name).read_bytes()
-    check_reply(read(golden))
-    assert b"".join(pieces()) == golden
-
-
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_a_reply_may_be_read_from_a_file(name, pieces, check_reply):  # noqa: ARG001 - the same table
-    check_reply(read(io.BytesIO(b"".join(pieces()))))
-
-
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_a_reply_cut_at_any_byte_is_refused(name, pieces, check_reply):  # noqa: ARG001 - the same table
-    whole = b"".join(pieces())
+@pytest.mark.parametrize("name", REPLIES)
+def test_a_reply_cut_at_any_byte_is_refused(name):
+    golden = ALL[name]
+    whole = golden.made()
     marker = 8  # the end-of-stream marker behind the closing batch says nothing more
     for length in range(len(whole) - marker):
         with pytest.raises(WireError):
             read(whole[:length])
     for length in range(len(whole) - marker, len(whole)):
-        check_reply(read(whole[:length]))
+        assert golden.read(whole[:length]) == golden.says
 
 
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_a_reply_with_a_wrong_bit_never_crashes(name, pieces, check_reply):  # noqa: ARG001 - the same table
-    whole, rng = b"".join(pieces()), np.random.default_rng(0)
-    for _ in range(400):
-        body = bytearray(whole)
-        body[rng.integers(len(body))] ^= 1 << rng.integers(8)
-        try:
-            _, batches = read(bytes(body))
-        except WireError:
-            continue
-        for batch in batches[:-1]:
-            batch.row_ids.to_pylist()
-            np.nan_to_num(batch.log_probs)
-
-
-@pytest.mark.parametrize(("name", "pieces", "check_reply"), REPLIES)
-def test_every_batch_has_the_six_words_in_their_order(name, pieces, check_reply):  # noqa: ARG001 - the same table
+@pytest.mark.parametrize("name", REPLIES)
+def test_every_batch_has_the_six_words_in_their_order(name):
     nothing = ReplyWriter(Layout(3), row_id_type=pa.uint64(), metadata=METADATA)
-    for body in (b"".join(pieces()), nothing.close()):
+    for body in (ALL[name].made(), nothing.close()):
         for batch in pa.ipc.open_stream(body):
             assert batch["source"].dictionary.to_pylist() == list(wire.SOURCES)
         # A dictionary that is replaced is one that some readers cannot follow.
@@ -769,7 +633,7 @@ def test_every_batch_has_the_six_words_in_their_order(name, pieces, check_reply)
 
 
 def test_an_arrow_stream_that_merely_ends_is_a_cut_one():
-    pieces = dense_pieces()
+    pieces = written(DENSE_ROWS, Layout(3))
     _, batches = read_reply(b"".join(pieces[:-1]))
     assert next(batches).sources == ["hit", "error"]
     assert next(batches).sources == ["coalesced"]
@@ -778,8 +642,8 @@ def test_an_arrow_stream_that_merely_ends_is_a_cut_one():
 
 
 def test_rows_behind_the_closing_batch_are_not_read():
-    metadata, batches = read(b"".join(dense_pieces()) + b"more")
-    check_dense((metadata, batches))
+    golden = ALL["reply-dense.arrows"]
+    assert golden.read(golden.made() + b"more") == golden.says
 
 
 def batch_of(schema_change=None, **columns):

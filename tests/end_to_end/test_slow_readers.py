@@ -37,7 +37,7 @@ ensembles:
     recipes: {{default: {{operator: linear}}}}
 """
 PATH = "/v1/ensembles/wide/soft-targets"
-JSON = "application/json"
+JSON, NDJSON = "application/json", "application/x-ndjson"
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,7 @@ async def stuck(url, *, accept=wire.ARROW, query="", size=ROWS):
         (wire.ARROW, "?order=arrival", ROWS),
         (f'{wire.ARROW};codecs="zstd"', "", ROWS),
         (JSON, "", 80),
+        (NDJSON, "", 80),
     ],
 )
 async def test_at_most_eight_mebibytes_wait_for_a_reader_who_does_not_read(served, accept, query, rows):
@@ -151,8 +152,8 @@ async def test_at_most_eight_mebibytes_wait_for_a_reader_who_does_not_read(serve
         reply = await connection.reply()
     assert reply.status == 200
     assert max(server.most.values()) <= BOUND
-    if accept == JSON:
-        assert reply.body.endswith(b"}]}")
+    if accept in (JSON, NDJSON):
+        assert reply.body.endswith({JSON: b"}]}", NDJSON: b',"complete":true}\n'}[accept])
         assert reply.body.count(b'"row_id"') == rows
     else:
         *groups, closing = wire.read_reply(reply.body)[1]

@@ -61,7 +61,7 @@ def read_reply(
 
     Raises:
         WireError: the bytes are not a reply of this format version, or too many.
-        IncompleteStream: (from the iterator) the stream ended without its closing batch.
+        IncompleteStream: the stream cannot be read, or (from the iterator) ended without its closing batch.
     """
     stream = Stream(source, max_bytes=max_bytes)
     try:
@@ -72,7 +72,7 @@ def read_reply(
             pa.PythonFile(stream, mode="r"), options=pa.ipc.IpcReadOptions(included_fields=list(included))
         )
     except (pa.ArrowException, OSError) as exc:
-        raise WireError(f"the answer is not an Arrow IPC stream: {exc}") from None
+        raise IncompleteStream(f"the answer is not an Arrow IPC stream: {exc}") from None
     return dict(metadata), _reply_batches(reader)
 
 
@@ -205,7 +205,7 @@ def _no_log_probs(values: Array) -> Array:
         wrong = np.asarray(~within.all(axis=1))
         wrong[wrong] = ~(values[wrong] <= MAX_LOG_PROB).all(axis=1)
         return wrong
-    return np.asarray(~(values <= MAX_LOG_PROB).all(axis=1))
+    return np.asarray(~(values.max(axis=1) <= MAX_LOG_PROB))  # of which NaN is the largest
 
 
 def _missing_teachers(batch: pa.RecordBatch) -> list[tuple[str, ...]]:
@@ -217,7 +217,10 @@ def _missing_teachers(batch: pa.RecordBatch) -> list[tuple[str, ...]]:
 def _values(batch: pa.RecordBatch, name: str, good: Array) -> Array:
     """A value column, whole in good rows and null in the others."""
     column = batch[name]
-    nulls = column.is_null().to_numpy(zero_copy_only=False)
+    if column.null_count:
+        nulls = column.is_null().to_numpy(zero_copy_only=False)
+    else:
+        nulls = np.zeros(len(batch), dtype=bool)
     if pa.types.is_fixed_size_list(column.type):
         width = column.type.list_size
         # `values` ignores offset and length, `flatten` drops null rows: slice by hand.
