@@ -4,14 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help setup demo test check format bench bench-engine bench-operators bench-cache gpu-check axioms nightly clean
+.PHONY: help setup demo test check format bench bench-engine bench-operators bench-cache bench-client gpu-check axioms nightly clean
 
 help:
 	@echo "make demo    set up, then train teachers, serve them and distil a student (about two minutes)"
 	@echo "make test    set up, then run the tests"
 	@echo "make check   set up, then check format, lint, types and import contracts"
 	@echo "make format  format the code"
-	@echo "make bench   set up, then measure the server; bench-engine, -operators, -cache: what is behind it"
+	@echo "make bench   set up, then measure the server; bench-engine, -operators, -cache: what is behind it;"
+	@echo "             bench-client: what a training loop has of it"
 	@echo "make gpu-check  on a machine with a GPU: strict binding, agreement with the CPU, throughput"
 	@echo "make axioms  certify the built-in operators and write the table into the README"
 	@echo "make nightly the full axiom budgets over many seeds, into docs/axioms.md (hours)"
@@ -54,6 +55,9 @@ bench-operators: setup
 
 bench-cache: setup
 	@$(BIN)/python bench/cache.py
+
+bench-client: setup
+	@$(BIN)/python bench/client.py
 
 gpu-check: setup
 	@$(BIN)/python bench/gpu.py

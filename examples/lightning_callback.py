@@ -53,18 +53,19 @@ class Targets(Callback):
 
     def __init__(self, stream: Distillation, sampler: DistributedSampler) -> None:
         self.stream, self.sampler = stream, sampler
-        self.random: torch.Tensor | None = None
+        self.random: list[torch.Tensor] = []  # which Lightning does not keep
 
     def state_dict(self) -> dict[str, Any]:
-        return {"random": torch.get_rng_state()}  # Lightning keeps none; a GPU has its own besides
+        return {"random": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.random = state_dict["random"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.sampler.set_epoch(trainer.current_epoch)
-        if self.random is not None:
-            torch.set_rng_state(self.random)
+        if self.random:
+            torch.set_rng_state(self.random[0])
+            torch.cuda.set_rng_state_all(self.random[1:])
         state = self.stream.state_dict()
         if state["batches"] == len(self.stream):  # Lightning saw the last batch, the stream not yet its end
             self.stream.load_state_dict({**state, "epoch": state["epoch"] + 1, "batches": 0, "rows": 0})

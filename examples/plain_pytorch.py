@@ -57,7 +57,8 @@ def main() -> None:
             new = args.checkpoint.with_suffix(".new")  # a run that is killed leaves the old one whole
             parts = {"student": student, "optimiser": optimiser, "stream": stream}
             states = {name: part.state_dict() for name, part in parts.items()}
-            torch.save(states | {"random": torch.get_rng_state()}, new)
+            random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+            torch.save(states | {"random": random}, new)
             new.replace(args.checkpoint)
 
         if args.checkpoint.exists():
@@ -65,7 +66,8 @@ def main() -> None:
             student.load_state_dict(saved["student"])
             optimiser.load_state_dict(saved["optimiser"])
             stream.load_state_dict(saved["stream"])  # refuses targets of another fingerprint
-            torch.set_rng_state(saved["random"])
+            torch.set_rng_state(saved["random"][0])
+            torch.cuda.set_rng_state_all(saved["random"][1:])
 
         steps = 0
         while stream.epoch < args.epochs:
@@ -85,10 +87,9 @@ def main() -> None:
                     print(f"stopped in epoch {stream.epoch + 1}; the same command goes on from here")
                     return
             save()
-            loss, stats = torch.stack(losses).mean().item() if losses else float("nan"), stream.stats
-            print(
-                f"epoch {stream.epoch}: loss {loss:.4f}, stall {stats.stall:.0%}, hits {stats.hit_rate:.0%}"
-            )
+            loss = torch.stack(losses).mean().item() if losses else float("nan")
+            stall, hits = stream.stats.stall, stream.stats.hit_rate
+            print(f"epoch {stream.epoch}: loss {loss:.4f}, stall {stall:.0%}, hits {hits:.0%}")
 
         student.eval()
         rows, labels = held_out.tensors

@@ -68,8 +68,12 @@ def check_config(path: Path) -> list[Checked]:
 def _check(name: str, config: EnsembleConfig, settings: Settings) -> Checked:
     checked = Checked(name)
     teachers = _teachers(name, config, checked)
-    if len(teachers) < len(config.teachers) or not _bind(name, config, teachers, checked):
-        return checked
+    try:
+        if len(teachers) < len(config.teachers) or not _bind(name, config, teachers, checked):
+            return checked
+    finally:
+        for teacher in teachers:
+            teacher.close()
     del teachers  # the ensemble opens them again, and two copies are no estimate of one
     try:
         ensemble = Ensemble(name, config, Certifier(None))
@@ -149,6 +153,9 @@ def _plan(ensemble: Ensemble, settings: Settings, checked: Checked) -> None:
         checked.findings.append(Finding("error", str(exc)))
         return
     checked.plans.extend(ensemble.plans.report())
+    if ensemble.config.not_cached is not None:
+        text = f"ensemble {ensemble.name!r}: targets are not kept: {ensemble.config.not_cached}"
+        checked.findings.append(Finding("warning", text))
     for plan in checked.plans:
         if plan["plan"] == "split":
             what = f"operator {plan['operator']['name']!r}{', sparse' if plan['sparse'] else ''}"

@@ -20,7 +20,7 @@ import typer
 
 import service
 from service.bulk import command_line as bulk
-from service.errors import ConfigError, ServiceError
+from service.errors import ConfigError, ServiceError, TeacherUnreachable
 
 app = typer.Typer(
     help="Fuse several teacher models into one trustworthy soft target per input.",
@@ -110,7 +110,7 @@ def serve(
             raise typer.Exit(code)
         engine = Engine.open(settings)
     except ConfigError as exc:
-        raise _fail(str(exc), code=2) from None
+        raise _fail(str(exc), code=3 if isinstance(exc, TeacherUnreachable) else 2) from None
     source = partial(load, config)
     _tell(listener)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None

@@ -3,6 +3,7 @@
 ServiceError
 ├── ConfigError              the configuration cannot be used
 │   ├── TeacherError         a teacher's model is not what the configuration says of it
+│   │   └── TeacherUnreachable  a teacher elsewhere does not answer at start
 │   └── DeviceError          a device that was named cannot be had
 ├── RequestError             the request cannot be answered as it stands
 │   ├── BadInput             rows, body or row ids do not fit
@@ -20,9 +21,12 @@ ServiceError
 │   ├── MethodNotAllowed     the route exists, the method does not
 │   ├── NotAcceptable        none of the media types the client accepts can be served
 │   ├── TooLarge             more bytes or rows than the limits allow
-│   └── UnsupportedMediaType the body is of a type nobody here reads
+│   ├── UnsupportedMediaType the body is of a type nobody here reads
+│   └── Unsupported          a part of a protocol that is not built here
+├── RowsFailed               rows are answered together or not at all, and some have no target
 ├── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
-│   └── TeacherOverrun       a teacher did not answer in its time
+│   ├── TeacherOverrun       a teacher did not answer in its time
+│   └── TeacherSilent        a teacher elsewhere could not be reached, or was too busy
 ├── GraphFailure             a graph of several teachers raised or overran, and nobody knows which of them
 ├── CannotRecord             no graph can be made of teachers or an operator; they are run apart
 ├── CacheUnavailable         the cache does not answer; rows are computed then, and no student is told
@@ -48,6 +52,10 @@ class ConfigError(ServiceError):
 
 class TeacherError(ConfigError):
     """Raised at start when a teacher's model is not what the configuration says of it."""
+
+
+class TeacherUnreachable(TeacherError):
+    """Raised at start when a teacher elsewhere does not answer; what is configured may be right."""
 
 
 class DeviceError(ConfigError):
@@ -162,6 +170,24 @@ class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
 
 
+class Unsupported(RequestError):
+    """Raised when a request asks for a part of a protocol that is not built here."""
+
+    code = "unsupported"
+
+
+class RowsFailed(ServiceError):
+    """Raised when rows are answered together or not at all, and some of them have no target.
+
+    Attributes:
+        row_code: the row's own code that says best whether asking again helps.
+    """
+
+    def __init__(self, message: str, *, row_code: str) -> None:
+        super().__init__(message)
+        self.row_code = row_code
+
+
 class TeacherFailure(ServiceError):
     """Raised while a batch runs when a teacher raised or answered with the wrong shape.
 
@@ -178,6 +204,18 @@ class TeacherFailure(ServiceError):
 
 class TeacherOverrun(TeacherFailure):
     """Raised while a batch runs when a teacher did not answer in its time."""
+
+
+class TeacherSilent(TeacherFailure):
+    """Raised while a batch runs when a teacher elsewhere cannot be reached or is too busy; that may pass.
+
+    Attributes:
+        retry_after_s: when it asks to be asked again, if it says so.
+    """
+
+    def __init__(self, message: str, *, teacher: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, teacher=teacher)
+        self.retry_after_s = retry_after_s
 
 
 class GraphFailure(ServiceError):

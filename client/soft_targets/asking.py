@@ -4,6 +4,7 @@ import math
 import operator
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -29,22 +30,28 @@ class Ensemble(NamedTuple):
     max_bytes: int
 
 
-def addresses(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Base URLs, without a slash at their end.
+def base_urls(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Where the servers are, without a slash at the end.
 
     Raises:
-        InputError: they are none.
+        InputError: one is no address, or stands twice. What it says repeats no password.
     """
     urls = tuple(url.rstrip("/") for url in ((given,) if isinstance(given, str) else given))
-    if not urls or len(set(urls)) < len(urls):
-        raise InputError(f"base_url must be one address or several different ones, not {given!r}")
     for base_url in urls:
         try:
             url = httpx2.URL(base_url)
         except httpx2.InvalidURL as exc:
-            raise InputError(f"base_url {base_url!r} is no address: {exc}") from None
+            shown = "(it holds an @ and is not shown)" if "@" in base_url else repr(base_url)
+            raise InputError(f"base_url {shown} is no address: {exc}") from None
+        if url.userinfo or url.query or url.fragment:
+            raise InputError(
+                f"base_url must be an address alone, such as {url.scheme}://{url.netloc.decode()}, without "
+                "a password, a query or a fragment; a key is passed as key="
+            )
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(f"base_url must look like http://host:8000, not {base_url!r}")
+    if not urls or len(set(urls)) < len(urls):
+        raise InputError(f"base_url must be one address or several different ones, not {given!r}")
     return urls
 
 
@@ -147,7 +154,7 @@ def get(server: Server, path: str) -> httpx2.Response:
     except httpx2.RequestError as exc:
         raise unreachable(server, exc) from exc
     if response.status_code != OK:
-        raise refusal(response)
+        raise refusal(server, response)
     return response
 
 
@@ -176,7 +183,7 @@ def post(
         with server.http.stream("POST", path, params=params, content=body, headers=headers) as response:
             if response.status_code != OK:
                 response.read()
-                raise refusal(response)
+                raise refusal(server, response)
             kind = response.headers.get("Content-Type", "")
             if kind.split(";")[0].strip().lower() != wire.ARROW:
                 raise WireError(f"{server.base_url} answered with {kind or 'no type'}, not {wire.ARROW}")
@@ -208,13 +215,16 @@ def unreachable(server: Server, exc: httpx2.RequestError) -> ServerUnreachable:
     )
 
 
-def refusal(response: httpx2.Response) -> RequestRefused:
+def refusal(server: Server, response: httpx2.Response) -> RequestRefused:
     """What the server said instead of answering, or what else may answer at that address."""
     status, retry_after_s = response.status_code, _retry_after_s(response.headers.get("Retry-After"))
     try:
         body = response.json()
         return RequestRefused(
-            str(body["error"]), status=status, code=str(body["code"]), retry_after_s=retry_after_s
+            f"{server.base_url}: {body['error']}",
+            status=status,
+            code=str(body["code"]),
+            retry_after_s=retry_after_s,
         )
     except (ValueError, TypeError, KeyError):
         pass
@@ -242,4 +252,5 @@ def _retry_after_s(said: str | None) -> float | None:
         date = parsedate_to_datetime(said)
     except ValueError:
         return None
-    return max(0.0, date.timestamp() - time.time())
+    # HTTP's dates are in GMT; read from a zone of "-0000" they come without one.
+    return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time())

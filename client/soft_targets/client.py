@@ -2,35 +2,42 @@
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError, wait
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import numpy as np
 
 from soft_targets import wire
-from soft_targets.asking import Ensemble, addresses, get, post, query, read_ensemble
+from soft_targets.asking import Ensemble, base_urls, get, post, query, read_ensemble
 from soft_targets.distill import Distillation, Window
-from soft_targets.errors import InputError, OtherFingerprint, RowId, SoftTargetsError
-from soft_targets.exchange import Array, Join, Part, Prepared, parts, prepare
+from soft_targets.errors import InputError, OtherFingerprint, RowId, SoftTargetsError, WireError
+from soft_targets.exchange import Array, Join, Part, Prepared, Room, parts, prepare
 from soft_targets.lookups import DigestFirst, Habit
-from soft_targets.servers import Server, Servers
-from soft_targets.session import Session
+from soft_targets.servers import Server
+from soft_targets.session import Session, open_session
 from soft_targets.stats import Stats, Tally
 from soft_targets.targets import SoftTargets
 
 __all__ = ["Client"]
 
-KEEPALIVE_S = 60.0  # below the server's 75 s: never reuse a connection that it is just closing
-FIRST_ANSWER_S = 10.0  # where no server ever answered, the address is as likely to be wrong
 _KEY = re.compile(r"[!-~]+")  # what can stand in a header, and is one word
 _ROW_BYTES, _ANSWER_BYTES = 1 << 14, 1 << 20  # of an answer, besides its values: texts of errors, headers
 
 Batch = TypeVar("Batch")
 Errors = Literal["raise", "keep"]
+
+
+class _Call(NamedTuple):
+    """Rows that are asked for together, in one request or several."""
+
+    prepared: Prepared
+    join: Join
+    tally: Tally
+    stopping: threading.Event | None  # set once they are not wanted any more
 
 
 class Client:
@@ -59,11 +66,13 @@ class Client:
             own 60 s, after which it answers for rows that are late.
         retry_s: seconds for which a request that failed for a reason that may pass is tried again (no answer,
             an incomplete one, 429, 502, 503 and 504), with growing waits; 0 for not at all. At most 10 s
-            until a server has answered for the first time.
+            until a server has answered for the first time. What is tried again is told to the logger
+            ``soft_targets``.
         connections: how many requests may be under way at once.
         key: for a server that asks for one; it needs the scope ``targets:read``. Sent to ``base_url`` only,
             in the clear unless that is https.
-        fingerprint: the one that all targets must have, where it is known beforehand.
+        fingerprint: the one that all targets must have, where it is known beforehand, or where several
+            processes ask: each goes by the first answer that it or the one it was forked off had.
         transport: how to reach the server, where httpx2's own way does not do (own certificates, a socket).
 
     Raises:
@@ -95,12 +104,14 @@ class Client:
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
-        self._arguments = given
-        self.base_urls = addresses(base_url)
+        self.base_urls = base_urls(base_url)
+        self._arguments = given | {"base_url": self.base_urls}
         if connections < 1:
             raise InputError(f"connections must be at least 1, not {connections}")
         if not retry_s >= 0:
             raise InputError(f"retry_s must be at least 0, not {retry_s}")
+        if not timeout_s > 0:
+            raise InputError(f"timeout_s must be above 0, not {timeout_s}")
         if key is not None and not _KEY.fullmatch(key):
             raise InputError("the key is empty or holds a space, a line break or another sign no key has")
         if compression not in ("zstd", "lz4", None):
@@ -112,6 +123,15 @@ class Client:
         self._connections = connections
         self._fingerprint = fingerprint
         self._ensemble: Ensemble | None = None
+        self._open: Callable[[], Session] = lambda: open_session(
+            self.base_urls,
+            digest_first=digest_first,
+            timeout_s=timeout_s,
+            retry_s=retry_s,
+            connections=connections,
+            key=key,
+            transport=transport,
+        )
         self._sessions: dict[int, Session] = {}  # by process
 
     def __enter__(self) -> Self:
@@ -183,8 +203,8 @@ class Client:
             WireError: an answer does not follow the wire format.
         """
         _check_errors(errors)
-        prepared = self._prepare(inputs, row_ids)
-        return self._answer(prepared, errors, self._session.tally, pin_memory=pin_memory)
+        room = _room(pin_memory=pin_memory)
+        return self._answer(self._prepare(inputs, row_ids), errors, self._session.tally, room)
 
     def distill(
         self,
@@ -232,13 +252,13 @@ class Client:
         ):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
-        session, tally = self._session, Tally(self._session.tally)
+        session, tally, room = self._session, Tally(self._session.tally), _room(pin_memory=pin_memory)
 
         def ready(batch: Batch) -> Prepared:
             return self._prepare(inputs(batch), row_ids and row_ids(batch))
 
-        def fetch(prepared: Prepared) -> SoftTargets:
-            return self._answer(prepared, errors, tally, pin_memory=pin_memory)
+        def fetch(prepared: Prepared, stopping: threading.Event | None = None) -> SoftTargets:
+            return self._answer(prepared, errors, tally, room, stopping)
 
         return Distillation(
             loader,
@@ -260,94 +280,75 @@ class Client:
         pid = os.getpid()
         session = self._sessions.get(pid)
         # Without a lock, which a fork could leave locked: the first to be kept is everybody's.
-        return session or self._sessions.setdefault(pid, self._opened())
-
-    def _opened(self) -> Session:
-        given = self._arguments
-        servers = [
-            Server(
-                base_url,
-                httpx2.Client(
-                    base_url=base_url,
-                    headers={} if given["key"] is None else {"Authorization": f"Bearer {given['key']}"},
-                    # Waiting for a free connection has no limit of its own: those who hold them have theirs.
-                    timeout=httpx2.Timeout(given["timeout_s"], pool=None),
-                    limits=httpx2.Limits(
-                        max_connections=self._connections,
-                        max_keepalive_connections=self._connections,
-                        keepalive_expiry=KEEPALIVE_S,
-                    ),
-                    transport=given["transport"],
-                ),
-            )
-            for base_url in self.base_urls
-        ]
-        asked = Servers(servers, retry_s=given["retry_s"], connections=self._connections)
-        return Session(asked, Habit(given["digest_first"]), connections=self._connections)
+        return session or self._sessions.setdefault(pid, self._open())
 
     def _prepare(self, inputs: Mapping[str, Any], row_ids: Sequence[RowId] | Array | None) -> Prepared:
         return prepare(inputs, self._known().specs, row_ids=row_ids)
 
-    def _answer(self, prepared: Prepared, errors: Errors, tally: Tally, *, pin_memory: bool) -> SoftTargets:
+    def _answer(
+        self,
+        prepared: Prepared,
+        errors: Errors,
+        tally: Tally,
+        room: Room,
+        stopping: threading.Event | None = None,
+    ) -> SoftTargets:
         known, session = self._known(), self._session
         join = Join(
             prepared.row_ids,
             known.classes,
             classes_digest=known.classes_digest,
             agree=self._agree,
-            room=_room(pin_memory=pin_memory),
+            room=room,
         )
+        call = _Call(prepared, join, tally, stopping)
         cuts = parts(prepared, max_rows=known.max_rows, max_bytes=known.max_bytes)
-        if len(cuts) == 1:
-            self._fetch(cuts[0], prepared, join, tally)
-        else:
-            pending = [session.pool.submit(self._fetch, one, prepared, join, tally) for one in cuts]
-            try:
-                for future in pending:
-                    future.result()
-            except CancelledError:
-                raise SoftTargetsError("the client was closed while it asked") from None
-            finally:
-                for future in pending:
-                    future.cancel()
-                wait(pending)
+        session.each(cuts, lambda one: self._fetch(one, call))
         targets = join.finish(keep_errors=errors == "keep")
         tally.add(sources=targets.source)
         return targets
 
-    def _fetch(self, cut: slice, prepared: Prepared, join: Join, tally: Tally) -> None:
+    def _fetch(self, cut: slice, call: _Call) -> None:
         """Have the rows of one request answered: by digest if that pays, then those that are absent whole."""
-        session, specs = self._session, self._known().specs
+        session, specs, prepared = self._session, self._known().specs, call.prepared
         rows = np.arange(cut.start, cut.stop)
         arrays = {name: values[cut] for name, values in prepared.arrays.items()}
-        if session.habit.by_digest(float(prepared.sizes[cut].mean())):
+        by_digest = session.habit.by_digest(float(prepared.sizes[cut].mean()))
+        if by_digest:
             part = session.part(rows)
             body = wire.encode_digests(wire.row_digests(arrays, specs), part.wire_ids)
-            absent = self._exchange(part, body, join, tally, by_digest=True)
+            sources, absent = self._exchange(part, body, call, by_digest=True)
+            session.habit.learn(sources)
             if not len(absent):
                 return
             rows, arrays = rows[absent], {name: values[absent] for name, values in arrays.items()}
         part = session.part(rows)
-        self._exchange(part, wire.encode_request(arrays, part.wire_ids), join, tally, by_digest=False)
+        sources, _ = self._exchange(part, wire.encode_request(arrays, part.wire_ids), call, by_digest=False)
+        if not by_digest:  # else these are the rows that were absent, which is known already
+            session.habit.learn(sources)
 
-    def _exchange(self, part: Part, body: bytes, join: Join, tally: Tally, *, by_digest: bool) -> Array:
-        """One request and its answer; the places in the part of the rows that are absent."""
-        session = self._session
+    def _exchange(self, part: Part, body: bytes, call: _Call, *, by_digest: bool) -> tuple[list[str], Array]:
+        """One request and its answer: the rows' sources, and the places in the part of those absent."""
+        session, tally = self._session, call.tally
         max_bytes = _ANSWER_BYTES + len(part.rows) * (_ROW_BYTES + self._target_bytes())
 
         def send(server: Server) -> tuple[int, list[str], Array]:
             path, params = f"{self._path}/soft-targets", self._params
             answer, broken = post(server, path, params, body, accept=self._accept, max_bytes=max_bytes)
             try:
-                came = join.add(part, answer, broken=broken, by_digest=by_digest, max_bytes=max_bytes)
+                came = call.join.add(part, answer, broken=broken, by_digest=by_digest, max_bytes=max_bytes)
                 return len(answer), *came
             except OtherFingerprint as exc:
                 raise OtherFingerprint(f"{server.base_url}: {exc}") from None
+            except WireError as exc:
+                exc.add_note(f"this is what {server.base_url} answered")
+                raise
 
-        received, sources, absent = session.servers.ask(send, retried=lambda: tally.add(retries=1))
-        session.habit.learn(sources)
+        received, sources, absent = session.servers.ask(
+            send, retried=lambda: tally.add(retries=1), stopping=call.stopping
+        )
         tally.add(requests=1, sent_bytes=len(body), received_bytes=received)
-        return absent
+        return sources, absent
 
     def _target_bytes(self) -> int:
         """What a row's target takes at most: an index and a log-probability a class, and three numbers."""
@@ -357,10 +358,12 @@ class Client:
         """Refuse an answer of another fingerprint than the first."""
         self._expect(fingerprint)
         if self._fingerprint != fingerprint:
-            raise OtherFingerprint(
-                f"this answer has the fingerprint {fingerprint}, earlier ones {self._fingerprint}: "
-                "the ensemble was changed meanwhile; make a new client"
+            others = (
+                f"earlier ones {self._fingerprint}: the ensemble was changed meanwhile; make a new client"
             )
+            if self._arguments["fingerprint"] is not None:
+                others = f"this client was made for {self._fingerprint}: teachers or recipe are others"
+            raise OtherFingerprint(f"this answer has the fingerprint {fingerprint}, {others}")
 
     def _expect(self, fingerprint: str) -> None:
         """Take only targets of this fingerprint from now on."""
@@ -377,7 +380,6 @@ class Client:
                 self._ensemble = self._ensemble or session.servers.ask(
                     lambda server: read_ensemble(get(server, self._path)),
                     retried=lambda: session.tally.add(retries=1),
-                    at_most_s=FIRST_ANSWER_S,
                 )
         return self._ensemble
 
@@ -397,4 +399,5 @@ def _room(*, pin_memory: bool) -> Callable[[tuple[int, ...], Any], Array]:
         return np.empty
     from soft_targets.tensors import pinned  # noqa: PLC0415 - torch is needed by those alone who ask
 
+    pinned((0,), np.float32)  # so that nothing is sent where it cannot be had
     return pinned

@@ -13,12 +13,23 @@ SoftTargetsError
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 RowId = int | str
 
 
 class SoftTargetsError(Exception):
     """The root of everything this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process that loads data sends its errors to another, whatever their constructors take.
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[SoftTargetsError], arguments: tuple[Any, ...]) -> SoftTargetsError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error
 
 
 class InputError(SoftTargetsError):

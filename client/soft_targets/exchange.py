@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from soft_targets import wire
-from soft_targets.errors import FailedRows, IncompleteStream, InputError, RowId, WireError
+from soft_targets.errors import FailedRows, IncompleteStream, InputError, OtherFingerprint, RowId, WireError
 from soft_targets.targets import SoftTargets
 from soft_targets.wire.rows import cut
 
@@ -269,7 +269,7 @@ class Join:
         except (KeyError, ValueError):
             raise WireError("the answer does not say its fingerprint and temperature") from None
         if metadata.get("classes_digest") != self._classes_digest:
-            raise WireError(
+            raise OtherFingerprint(
                 "the answer is over other classes than the ensemble's description, which was changed "
                 "meanwhile; make a new client"
             )
@@ -283,7 +283,7 @@ class Join:
         if not pa.types.is_uint64(batch.row_ids.type):
             ids = batch.row_ids.to_pylist()
             raise IncompleteStream(
-                f"{len(ids)} row(s) are wrong: row {ids[0]!r} was not asked for", row_ids=ids
+                f"{len(ids)} row(s) are wrong: row {''.join(ids[:1])!r} was not asked for", row_ids=ids
             )
         ids = batch.row_ids.to_numpy()
         offsets = ids - np.uint64(part.first)  # wraps around below the first
@@ -328,6 +328,8 @@ class Join:
                     kept[rows[~good]] = 0 if values.dtype.kind == "i" else math.nan
 
     def _check(self, batch: wire.ReplyBatch) -> None:
+        if batch.row_ids.null_count or not set(batch.sources) <= set(wire.SOURCES):
+            raise WireError("the answer has a row without an id, or from a source that the format has not")
         width, classes = batch.log_probs.shape[1], len(self._classes)
         if (width > classes) if batch.indices is not None else (width != classes):
             raise WireError(f"the answer has {width} log-probabilities a row for {classes} classes")
@@ -352,13 +354,13 @@ def _columns(batch: wire.ReplyBatch) -> tuple[Array | None, ...]:
 
 
 def _errors(batch: wire.ReplyBatch) -> dict[int, tuple[str, str]]:
-    """The rows that failed, by their place in the batch."""
+    """The rows that failed, by their place in the batch; absent ones are yet to be asked for."""
     if "error" not in batch.sources and batch.errors.count(None) == len(batch.errors):
         return {}
     return {
         place: error or ("internal", "the server does not say why")
         for place, (source, error) in enumerate(zip(batch.sources, batch.errors, strict=True))
-        if source == "error" or error is not None
+        if source == "error" or (error is not None and source != "absent")
     }
 
 

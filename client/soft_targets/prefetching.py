@@ -1,5 +1,6 @@
 """Asking ahead: the next batches' soft targets are on their way while the student trains on this one."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -94,7 +95,8 @@ class Prefetcher(Generic[Batch]):
         loader: any iterable of batches; if it has a ``state_dict``, its state after each batch is handed out.
         skip: batches to read and drop first.
         prepare: a batch to the rows to ask for.
-        fetch: rows to soft targets; called from several threads.
+        fetch: rows, and an event that is set once they are not wanted any more, to soft targets; called from
+            several threads.
         target_bytes: what the target of one row takes.
         window: how far ahead.
         connections: requests under way at once.
@@ -107,7 +109,7 @@ class Prefetcher(Generic[Batch]):
         *,
         skip: int,
         prepare: Callable[[Batch], Prepared],
-        fetch: Callable[[Prepared], SoftTargets],
+        fetch: Callable[..., SoftTargets],
         target_bytes: Callable[[], int],
         window: Window,
         connections: int,
@@ -123,6 +125,7 @@ class Prefetcher(Generic[Batch]):
         self.loader_state: Any = None  # once it was read to the end
         self._asked: SimpleQueue[_Asked[Batch] | _End] = SimpleQueue()
         self._stopping = threading.Event()
+        self._process = os.getpid()
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="soft-targets-request")
         # A daemon, so that a program may end while a half-read stream is still referenced somewhere.
         self._reader = threading.Thread(target=self._read, name="soft-targets-loader", daemon=True)
@@ -157,14 +160,18 @@ class Prefetcher(Generic[Batch]):
         """Stop reading and asking, and wait for both; may be called twice and from any thread.
 
         Waits for the batch the loader is producing and for the requests under way, which end at the latest
-        when the client's time runs out; requests that have not begun are dropped.
+        when the client's time runs out; requests that have not begun, or would be tried again, are dropped.
         """
+        if os.getpid() != self._process:
+            return  # forked off: the threads are the parent's, and its locks may never be let go of here
         self._stopping.set()
         self._window.close()
-        # The garbage collector may close an abandoned generator in any thread, this one's own included.
-        if self._reader.ident is not None and self._reader is not threading.current_thread():
+        # The garbage collector may close an abandoned generator in any thread. One of a client's own must not
+        # wait: another may be waiting for it.
+        own = threading.current_thread().name.startswith("soft-targets-")
+        if self._reader.ident is not None and not own:
             self._reader.join()
-        self._pool.shutdown(wait=not _is_own(threading.current_thread()), cancel_futures=True)
+        self._pool.shutdown(wait=not own, cancel_futures=True)
 
     def _next(self) -> _Asked[Batch] | None:
         try:
@@ -196,7 +203,7 @@ class Prefetcher(Generic[Batch]):
                 size_bytes = int(prepared.sizes.sum()) + rows * self._target_bytes()
                 if not self._window.enter(rows=rows, size_bytes=size_bytes):
                     break
-                targets = self._pool.submit(self._fetch, prepared)
+                targets = self._pool.submit(self._fetch, prepared, self._stopping)
                 self._asked.put(_Asked(batch, targets, state, rows, size_bytes))
         except BaseException as exc:  # noqa: BLE001 - whatever the loader raises belongs to the consumer
             self._asked.put(_End(exc))
@@ -217,7 +224,3 @@ class Prefetcher(Generic[Batch]):
 
 
 _NOTHING = object()
-
-
-def _is_own(thread: threading.Thread) -> bool:
-    return thread.name.startswith("soft-targets-request")

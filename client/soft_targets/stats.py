@@ -2,7 +2,6 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 __all__ = ["Stats", "Tally"]
 
@@ -23,7 +22,7 @@ class Stats:
     """
 
     rows: int = 0
-    rows_by_source: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    rows_by_source: Mapping[str, int] = field(default_factory=dict)
     requests: int = 0
     retries: int = 0
     sent_bytes: int = 0
@@ -72,7 +71,7 @@ class Tally:
             self.stats = replace(
                 before,
                 rows=before.rows + len(sources) - counted["error"],
-                rows_by_source=MappingProxyType(dict(Counter(before.rows_by_source) + counted)),
+                rows_by_source=dict(Counter(before.rows_by_source) + counted),
                 requests=before.requests + requests,
                 retries=before.retries + retries,
                 sent_bytes=before.sent_bytes + sent_bytes,

@@ -1,6 +1,5 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +48,7 @@ class SoftTargets:
     source: list[str]
     classes: tuple[str, ...]
     missing_teachers: tuple[tuple[str, ...], ...] = ()
-    errors: Mapping[RowId, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    errors: Mapping[RowId, tuple[str, str]] = field(default_factory=dict)
     entropy: Array | None = None
     divergence: Array | None = None
 

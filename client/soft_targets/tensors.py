@@ -3,9 +3,13 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from soft_targets.errors import InputError
+
+try:
+    import torch
+except ModuleNotFoundError as exc:
+    raise ImportError("this needs PyTorch: pip install 'soft-targets-client[torch]'", name="torch") from exc
 
 if TYPE_CHECKING:
     from soft_targets.targets import SoftTargets

@@ -12,6 +12,7 @@ from service.api import errors, guarantees, openapi, recipes, reloads
 from service.api.access import Guard
 from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
 from service.api.soft_targets import SoftTargets
+from service.api.v2 import routes
 from service.auth import Access
 from service.config import Settings
 from service.engine.changes import Changes
@@ -74,6 +75,7 @@ def create_app(
     recipes.install(app, engine, limits, changes)
     guarantees.install(app, engine, limits)
     reloads.install(app, engine, limits, changes)
+    app.router.routes.extend(routes.routes_of(engine, settings, changes))
     # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests; and first of
     # all routes, which are tried in their order.
     app.router.routes.insert(

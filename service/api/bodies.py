@@ -9,7 +9,9 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from service.api.depth import check_depth
 from service.batching.intake import Load
+from service.config import DEEPEST
 from service.engine.ensemble import Ensemble
 from service.errors import BadInput, EmptyBatch, TooLarge
 from service.model import Array
@@ -57,7 +59,13 @@ async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -
 
 
 def read(
-    body: bytes, media: str, ensemble: Ensemble, *, max_rows: int, max_bytes: int = wire.MAX_BYTES
+    body: bytes,
+    media: str,
+    ensemble: Ensemble,
+    *,
+    max_rows: int,
+    max_depth: int = DEEPEST,
+    max_bytes: int = wire.MAX_BYTES,
 ) -> wire.Request:
     """Rows, or their digests, and their ids out of a body.
 
@@ -67,7 +75,7 @@ def read(
         TooLarge: it holds more than ``max_rows``, or Arrow inflates to more than ``max_bytes``.
     """
     if media != wire.ARROW:
-        row_ids, inputs = rows_of(document_of(body), ensemble, max_rows=max_rows)
+        row_ids, inputs = rows_of(document_of(body, max_depth=max_depth), ensemble, max_rows=max_rows)
         return wire.Request(row_ids, inputs, None)
     try:
         asked = wire.decode_request(body, ensemble.inputs, max_rows=max_rows, max_bytes=max_bytes)
@@ -79,12 +87,13 @@ def read(
     return asked
 
 
-def document_of(body: bytes) -> Any:
+def document_of(body: bytes | bytearray, *, max_depth: int) -> Any:
     """A JSON body.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is none, or nests deeper than ``max_depth``.
     """
+    check_depth(body, max_depth)
     try:
         return from_json(body, allow_inf_nan=True)
     except ValueError as exc:

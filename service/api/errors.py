@@ -15,9 +15,11 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.ServiceError: 500,
     errors.ConfigError: 500,
     errors.TeacherError: 500,
+    errors.TeacherUnreachable: 500,
     errors.DeviceError: 500,
     errors.TeacherFailure: 500,
     errors.TeacherOverrun: 500,
+    errors.TeacherSilent: 500,
     errors.GraphFailure: 500,
     errors.CannotRecord: 500,
     errors.Overrun: 500,
@@ -43,23 +45,35 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.NotAcceptable: 406,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.Unsupported: 501,
+    errors.RowsFailed: 500,
 }
 
+# Of rows that fail their whole request: what is wrong with the row itself, and what passes. All else is 500.
+ROW_STATUS = {"non_finite_input": 400, "quorum_lost": 503, "deadline_exceeded": 503}
+
 # Seconds after which to ask again: a batch takes less than one, a teacher that fails longer to mend.
-RETRY_AFTER: dict[type[errors.ServiceError], int] = {errors.QueueFull: 1, errors.NotReady: 5}
+RETRY_AFTER: dict[type[errors.ServiceError], int] = {
+    errors.QueueFull: 1,
+    errors.RowsFailed: 1,
+    errors.NotReady: 5,
+}
 
 log = logger("api")
 
 
 def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) -> JSONResponse:
     """The reply to a request that cannot be answered."""
-    status = STATUS[type(error)]
+    status, code = STATUS[type(error)], error.code
+    if isinstance(error, errors.RowsFailed):
+        code = error.row_code
+        status = ROW_STATUS.get(code, status)
     headers = dict(headers or {})
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if type(error) in RETRY_AFTER:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and type(error) in RETRY_AFTER:
         headers["Retry-After"] = str(RETRY_AFTER[type(error)])
-    body: dict[str, Any] = {"error": str(error), "code": error.code}
+    body: dict[str, Any] = {"error": str(error), "code": code}
     if isinstance(error, errors.OperatorRefused):
         body["certificate"] = error.certificate
     return JSONResponse(body, status, headers)

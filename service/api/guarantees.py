@@ -53,7 +53,7 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
             effective = found.effective(asked.recipe, asked.overrides)
             limit = int(limits.max_body_bytes)
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
-            document = bodies.document_of(body)
+            document = bodies.document_of(body, max_depth=limits.max_json_depth)
             labels = document.pop("labels", None) if isinstance(document, dict) else None
             row_ids, inputs = bodies.rows_of(document, found, max_rows=limits.max_rows_per_request)
             load.add(rows=len(row_ids))

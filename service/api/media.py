@@ -1,5 +1,6 @@
 """Media types: what a body is, and what the client accepts."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -53,6 +54,7 @@ def of_body(content_type: str) -> str:
     return media
 
 
+@functools.lru_cache(64)  # clients say the same again and again
 def of_reply(accept: str, body: str) -> Reply:
     """What the reply is sent as: the best the client accepts, and the request's own where it does not say.
 

@@ -24,6 +24,7 @@ class TeacherInfo(BaseModel):
     device: str
     temperature: float
     weight: float
+    revision: str | None
 
 
 class RecipeInfo(BaseModel):
@@ -61,12 +62,13 @@ class Readiness(BaseModel):
 
 
 class EnsembleInfo(BaseModel):
-    """One ensemble."""
+    """One ensemble; ``not_cached`` says why none of its targets are kept, where that is so."""
 
     name: str
     inputs: dict[str, InputInfo]
     classes: list[str]
     limits: dict[str, int]
+    not_cached: str | None
     teachers: list[TeacherInfo]
     recipes: dict[str, RecipeInfo]
     plans: list[PlanInfo]
@@ -93,6 +95,7 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
             "max_body_bytes": int(limits.max_body_bytes),
             "max_rows_per_request": limits.max_rows_per_request,
         },
+        not_cached=ensemble.config.not_cached,
         teachers=[
             TeacherInfo(
                 name=member.teacher.name,
@@ -100,6 +103,7 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
                 device=str(member.teacher.device),
                 temperature=member.temperature,
                 weight=section.weight,
+                revision=section.revision,
             )
             for member, section in zip(ensemble.members, ensemble.config.teachers, strict=True)
         ],

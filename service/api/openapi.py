@@ -8,6 +8,8 @@ from fastapi.openapi.utils import get_openapi
 from service.api.access import ACCESS, READ
 from service.api.media import JSON, NDJSON
 from service.api.query import ORDERS
+from service.api.v2.replies import BINARY
+from service.api.v2.routes import INFER_PATH
 from service.config import TEMPERATURES
 from soft_targets.wire import ARROW, CODECS, PRECISIONS
 
@@ -162,6 +164,21 @@ _SOFT_TARGETS: dict[str, Any] = {
 }
 
 
+_TENSORS = {
+    JSON: {"schema": {"type": "object"}},
+    BINARY: {"schema": {"type": "string", "format": "binary", "description": "JSON, and tensors behind it"}},
+}
+_INFER: dict[str, Any] = {
+    "summary": "Inference",
+    "description": "The Open Inference Protocol v2; its other routes are as it has them. Every recipe is a "
+    "model: {ensemble}.{recipe}, and {ensemble} is its default recipe.",
+    "operationId": "infer",
+    "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}],
+    "requestBody": {"required": True, "content": _TENSORS},
+    "responses": {"200": {"description": "The outputs of all rows", "content": _TENSORS}, **ERRORS},
+}
+
+
 _SCHEMES = {
     "bearer": {
         "type": "http",
@@ -177,6 +194,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schema["paths"][SOFT_TARGETS_PATH] = {"post": _SOFT_TARGETS}
+        schema["paths"][INFER_PATH] = {"post": _INFER}
         schema.setdefault("components", {})["securitySchemes"] = _SCHEMES
         for path, operations in schema["paths"].items():
             for method, operation in operations.items():

@@ -47,7 +47,7 @@ def install(app: FastAPI, engine: Engine, limits: Limits, changes: Changes) -> N
             limit = int(limits.max_body_bytes)
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
         try:
-            section = read_recipe(recipe, bodies.document_of(body))
+            section = read_recipe(recipe, bodies.document_of(body, max_depth=limits.max_json_depth))
         except ConfigError as exc:
             raise BadInput(str(exc)) from None
         if await changes.put(ensemble, recipe, section):

@@ -61,12 +61,19 @@ class SoftTargets:
         rows = await self._read(body, body_media, ensemble)
         load.add(rows=len(rows.row_ids), size=len(rows.row_ids) * effective.layout.row_bytes)
         answer = self._answer(send, ensemble, effective, rows=rows, order=asked.order, reply=reply)
-        await _while_listening(receive, answer)
+        await while_listening(receive, answer)
 
     async def _read(self, body: bytes, body_media: str, ensemble: Ensemble) -> Request:
         """The rows in a body, read aside from the event loop where that takes long."""
         most, long = int(self._limits.max_decompressed_bytes), LONG_BODY_BYTES[body_media]
-        read = partial(bodies.read, body, body_media, ensemble, max_rows=self._limits.max_rows_per_request)
+        read = partial(
+            bodies.read,
+            body,
+            body_media,
+            ensemble,
+            max_rows=self._limits.max_rows_per_request,
+            max_depth=self._limits.max_json_depth,
+        )
         if len(body) <= long:
             try:
                 return read(max_bytes=min(long, most))
@@ -132,7 +139,7 @@ async def _stream(  # noqa: PLR0917 - a reply's parts
         await _send_whole(send, content_type, writer.close())
 
 
-async def _while_listening(receive: Receive, work: Awaitable[None]) -> None:
+async def while_listening(receive: Receive, work: Awaitable[None]) -> None:
     """Do the work as long as the client is there: nobody computes for one who hung up."""
 
     async def listen() -> None:

@@ -10,10 +10,12 @@ there yet is refused by name.
 from service.config.cache import REMOTE, Address, Cache
 from service.config.ensemble import Ensemble, Input, Output, RecipeSection, Teacher
 from service.config.fake import FakeModel
-from service.config.settings import Auth, Limits, Server, Settings, load, read_recipe, text_of
+from service.config.remote import RemoteModel
+from service.config.settings import DEEPEST, Auth, Limits, Server, Settings, load, read_recipe, text_of
 from service.config.values import TEMPERATURES, input_name
 
 __all__ = [
+    "DEEPEST",
     "REMOTE",
     "TEMPERATURES",
     "Address",
@@ -25,6 +27,7 @@ __all__ = [
     "Limits",
     "Output",
     "RecipeSection",
+    "RemoteModel",
     "Server",
     "Settings",
     "Teacher",

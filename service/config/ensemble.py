@@ -9,8 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
 from service.config.fake import FakeModel, read_fake
+from service.config.remote import SCHEME, RemoteModel, read_remote
 from service.config.values import (
     Calibration,
+    FilePath,
     InputName,
     Name,
     Number,
@@ -28,6 +30,15 @@ from service.model import OperatorSpec, Recipe, nearest, normalise
 from soft_targets.wire import DTYPES
 
 SMALLEST_NORMAL = 2.0**-126  # of float32
+_SEQUENCE = "rows are asked in any order, and a row's answer may not depend on others"
+RESERVED_PARAMETERS = {
+    "binary_data_output": "how tensors travel is agreed with the server",
+    "sequence_id": _SEQUENCE,
+    "sequence_start": _SEQUENCE,
+    "sequence_end": _SEQUENCE,
+}
+ELSEWHERE = frozenset({"revision", "parameters", "timeout_s", "retries", "max_reply_bytes", "key_file"})
+HERE = frozenset({"device", "allow_cpu"})
 
 
 class Input(Section):
@@ -81,24 +92,43 @@ def _class_pair(value: Any) -> tuple[str, str | None]:
     return text(value), text(value)
 
 
-def _model(value: Any) -> Path | FakeModel:
-    if isinstance(value, FakeModel):
+def _model(value: Any) -> Path | FakeModel | RemoteModel:
+    if isinstance(value, FakeModel | RemoteModel):
         return value
     if not isinstance(value, (str, Path)):
         raise refuse(f"{value!r} is no model; give the path of an ONNX file")
     if str(value).startswith("fake:"):
         return read_fake(str(value))
+    if str(value).startswith(SCHEME):
+        return read_remote(str(value))
     if "://" in str(value):
-        raise refuse(f"a teacher at {value!r} is not yet supported; give the path of an ONNX file")
+        raise refuse(
+            f"{str(value).partition(':')[0]!r} is no scheme of a teacher; give the path of an ONNX file, or "
+            "kserve+http://host:port/model"
+        )
     return directory.get() / value
 
 
-class Teacher(Section):
-    """One teacher: an ONNX file, how its inputs and output are named, and what its classes mean."""
+def _parameters(value: Any) -> Any:
+    """What goes with every request to a teacher elsewhere, and may change nothing but its answers."""
+    if not isinstance(value, Mapping):
+        raise refuse(f"{value!r} are no parameters: write {{name: value}}")
+    for key, given in value.items():
+        text(key)
+        if not isinstance(given, (str, int, float)) or (
+            isinstance(given, float) and not math.isfinite(given)
+        ):
+            raise refuse(f"parameter {key!r} is {given!r}; give a finite number, a text, true or false")
+        if key in RESERVED_PARAMETERS:
+            raise refuse(f"parameter {key!r} is not for you to set: {RESERVED_PARAMETERS[key]}")
+    return value
 
-    later: ClassVar = frozenset({"revision", "parameters", "timeout_s", "retries", "max_reply_bytes"})
+
+class Teacher(Section):
+    """One teacher: its model, how its inputs and output are named, and what its classes mean."""
+
     name: Name
-    model: Annotated[Path | FakeModel, BeforeValidator(_model)]
+    model: Annotated[Path | FakeModel | RemoteModel, BeforeValidator(_model)]
     inputs: dict[Text, InputName] | None = None
     output: Output
     temperature: Calibration = 1.0
@@ -107,6 +137,24 @@ class Teacher(Section):
     missing: Literal["floor"] | None = None
     device: DeviceName | None = None
     allow_cpu: bool = False
+    revision: Text | None = None
+    parameters: Annotated[
+        dict[str, bool | int | float | str], BeforeValidator(_parameters), Field(default_factory=dict)
+    ]
+    timeout_s: Annotated[Number, Field(gt=0)] = 10.0
+    retries: Annotated[Whole, Field(ge=0, le=10)] = 2
+    max_reply_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(64 * 2**20)
+    key_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _only_what_it_has(self) -> Self:
+        if isinstance(self.model, RemoteModel):
+            for key in HERE & self.model_fields_set:
+                raise refuse(f"{key} is for a model that runs here; this one runs at {self.model.server}")
+        else:
+            for key in ELSEWHERE & self.model_fields_set:
+                raise refuse(f"{key} is for a teacher elsewhere, model: kserve+http://host:port/model")
+        return self
 
 
 def _operator(value: Any) -> OperatorSpec:
@@ -198,6 +246,11 @@ class Ensemble(Section):
             raise refuse(f"quorum {self.quorum} exceeds the {len(self.teachers)} teachers")
         for teacher in self.teachers:
             self._classes_of(teacher)
+            if "timeout_s" in teacher.model_fields_set and teacher.timeout_s > self.teacher_timeout_s:
+                raise refuse(
+                    f"teacher {teacher.name!r}: timeout_s {teacher.timeout_s:g} of one try exceeds "
+                    f"teacher_timeout_s ({self.teacher_timeout_s:g}), which bounds all of them together"
+                )
         for name in self.recipes:
             self.recipe(name)
         return self
@@ -224,6 +277,21 @@ class Ensemble(Section):
                 f"{where}lacks the ensemble's classes {_some(lacking)}; name which outputs they are, or "
                 "say missing: floor to let the floor stand for them"
             )
+
+    @property
+    def not_cached(self) -> str | None:
+        """Why no target of this ensemble may be kept, or None where they may."""
+        nameless = [
+            repr(teacher.name)
+            for teacher in self.teachers
+            if isinstance(teacher.model, RemoteModel) and teacher.revision is None
+        ]
+        if not nameless:
+            return None
+        return (
+            f"teacher {', '.join(nameless)} has no revision, so nobody knows whether a row that was kept is "
+            "still what it would answer; declare one, and change it whenever the model there changes"
+        )
 
     def recipe(self, name: str, section: RecipeSection | None = None) -> Recipe:
         """A recipe with its weights normalised; one of the file's, or another for this ensemble.

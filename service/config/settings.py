@@ -30,6 +30,7 @@ from service.errors import ConfigError
 from service.model import nearest
 
 LONGEST_PATIENCE_S = 86_400.0
+DEEPEST = 200  # the parser goes no deeper
 PREFIX = "SOFT_TARGETS__"
 
 
@@ -47,11 +48,10 @@ class Server(Section):
 class Limits(Section):
     """What one request may cost, and all of them at a time."""
 
-    later: ClassVar = frozenset(
-        {"max_json_depth", "max_header_bytes", "rows_per_s_per_key", "rows_in_flight_per_key"}
-    )
+    later: ClassVar = frozenset({"max_header_bytes", "rows_per_s_per_key", "rows_in_flight_per_key"})
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(64 * 2**20)
     max_decompressed_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(256 * 2**20)
+    max_json_depth: Annotated[Whole, Field(gt=0, le=DEEPEST)] = 100
     max_rows_per_request: Annotated[Whole, Field(gt=0)] = 4096
     max_rows_in_flight: Annotated[Whole, Field(gt=0)] = 16_384
     max_bytes_in_flight: Annotated[ByteSize, Field(gt=0)] = ByteSize(2**30)

@@ -1,5 +1,6 @@
 """One batch through the plans: every row gets its value or its failure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -47,11 +48,13 @@ class Question(NamedTuple):
         effective: the recipe as asked for.
         inputs: ensemble input to array ``[N, ...]``; None where the rows' opinions are known.
         opinions: by row, as they were kept.
+        until: by ``time.monotonic``, when the request is over.
     """
 
     effective: Effective
     inputs: Mapping[str, Array] | None
     opinions: Mapping[int, bytes] = MappingProxyType({})
+    until: float = math.inf
 
 
 def batch(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> list[Answer]:
@@ -69,7 +72,8 @@ def batch(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> list[Answer]:
             outcome = ensemble.plans.fuse(opinions, temperature, weights, effective.pair)
             answers = _answers(ensemble, _packed(parts, outcome), weights, outcome)
             return [answer._replace(source="opinions") for answer in answers]
-        outcome = ensemble.plans.run(_inputs(parts), temperature, weights, effective.pair)
+        until = max(part.payload.until for part in parts)
+        outcome = ensemble.plans.run(_inputs(parts), temperature, weights, effective.pair, until=until)
     except Exception:
         log.exception("batch failed", ensemble=ensemble.name)
         return [FAILED] * len(temperature)
@@ -123,8 +127,10 @@ def _packed(parts: Sequence[Part[Question]], outcome: Outcome) -> list[bytes]:
 
 
 def _answers(ensemble: Ensemble, values: list[bytes], weights: Array, outcome: Outcome) -> list[Answer]:
+    cached = ensemble.config.not_cached is None
     answers = [
-        Answer(value, None, keep=not again) for value, again in zip(values, outcome.again, strict=True)
+        Answer(value, None, keep=cached and not again)
+        for value, again in zip(values, outcome.again, strict=True)
     ]
     for row in np.flatnonzero(~outcome.finite):
         answers[row] = Answer(
@@ -134,7 +140,7 @@ def _answers(ensemble: Ensemble, values: list[bytes], weights: Array, outcome: O
                 "the teachers share no class of positive probability, so this operator has no answer",
             ),
         )
-    if outcome.opinions is not None:
+    if outcome.opinions is not None and cached:
         whole = outcome.valid.all(axis=0) & ~outcome.again
         for place, opinions in enumerate(_kept(ensemble, outcome.opinions)):
             if whole[place]:

@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from service.config import Ensemble as EnsembleConfig
-from service.config import FakeModel, input_name
+from service.config import FakeModel, RemoteModel, input_name
 from service.config import Teacher as TeacherConfig
-from service.errors import DeviceError, TeacherError, TeacherFailure
+from service.errors import (
+    DeviceError,
+    TeacherError,
+    TeacherFailure,
+    TeacherOverrun,
+    TeacherSilent,
+    TeacherUnreachable,
+)
 from service.model import Array
 from service.plans.alignment import Alignment
 from service.plans.member import Member
@@ -16,6 +23,7 @@ from service.plans.stages import beliefs
 from service.teachers.base import GraphInput, Teacher
 from service.teachers.fake import FakeTeacher
 from service.teachers.onnx import OnnxTeacher
+from service.teachers.remote import RemoteTeacher
 from service.teachers.session import Deadlines
 from service.telemetry import logger
 from soft_targets.wire import TensorSpec
@@ -30,14 +38,23 @@ log = logger("engine")
 def open_teacher(
     ensemble: str, config: TeacherConfig, section: EnsembleConfig, deadlines: Deadlines
 ) -> Teacher:
-    """Load one teacher.
+    """Load one teacher, or meet it where it lives elsewhere.
 
     Raises:
         TeacherError: it cannot be loaded; names the ensemble.
+        TeacherUnreachable: it lives elsewhere, and does not answer.
         DeviceError: it does not run on the device that was named.
     """
     if isinstance(config.model, FakeModel):
         return FakeTeacher(config, config.model, deadlines=deadlines)
+    if isinstance(config.model, RemoteModel):
+        remote = remote_teacher(ensemble, config, config.model, deadlines)
+        try:
+            remote.meet()
+        except TeacherError as exc:
+            remote.close()
+            raise type(exc)(f"ensemble {ensemble!r}: {exc}") from None
+        return remote
     try:
         teacher = OnnxTeacher(
             config, config.model, wanted=section.device, deadlines=deadlines, memory=section.device_memory
@@ -50,6 +67,20 @@ def open_teacher(
             "answer every row alike"
         )
     return teacher
+
+
+def remote_teacher(
+    ensemble: str, config: TeacherConfig, model: RemoteModel, deadlines: Deadlines
+) -> RemoteTeacher:
+    """A teacher elsewhere that was not met yet.
+
+    Raises:
+        TeacherError: the file with its key cannot be used.
+    """
+    try:
+        return RemoteTeacher(config, model, limit_s=deadlines.limit_s)
+    except TeacherError as exc:
+        raise TeacherError(f"ensemble {ensemble!r}: {exc}") from None
 
 
 def _feeds(section: TeacherConfig, teacher: Teacher, declared: Mapping[str, object] | None) -> dict[str, str]:
@@ -71,15 +102,19 @@ def _feeds(section: TeacherConfig, teacher: Teacher, declared: Mapping[str, obje
 def agree_inputs(name: str, config: EnsembleConfig, teachers: Sequence[Teacher]) -> dict[str, TensorSpec]:
     """The ensemble's inputs: as declared, or as the models agree.
 
+    A teacher that is absent has no say.
+
     Raises:
         TeacherError: the models do not agree, leave a shape open, or name an input as none can be named; or
             an input is declared that none of them reads.
     """
+    known = [pair for pair in zip(config.teachers, teachers, strict=True) if pair[1].inputs]
     if config.inputs is not None:
-        _check_all_read(name, config, teachers)
+        if len(known) == len(teachers):
+            _check_all_read(name, config.inputs, known)
         return {key: TensorSpec(given.wire_dtype, given.shape) for key, given in config.inputs.items()}
     found: dict[str, tuple[str, GraphInput]] = {}
-    for section, teacher in zip(config.teachers, teachers, strict=True):
+    for section, teacher in known:
         for theirs, ours in _feeds(section, teacher, None).items():
             _check_name(f"ensemble {name!r}: teacher {section.name!r}", theirs, ours)
             given = teacher.inputs[theirs]
@@ -92,9 +127,9 @@ def agree_inputs(name: str, config: EnsembleConfig, teachers: Sequence[Teacher])
                     "'inputs: {theirs: ours}'"
                 )
             found[ours] = (first, agreed)
-    names = {frozenset(_feeds(s, t, None).values()) for s, t in zip(config.teachers, teachers, strict=True)}
+    names = {frozenset(_feeds(section, teacher, None).values()) for section, teacher in known}
     if len(names) > 1:
-        said = "; ".join(f"{t.name}: {', '.join(t.inputs)}" for t in teachers)
+        said = "; ".join(f"{teacher.name}: {', '.join(teacher.inputs)}" for _, teacher in known)
         raise TeacherError(
             f"ensemble {name!r}: the models name their inputs differently ({said}); declare the ensemble's "
             "'inputs' and map each model's with 'inputs: {theirs: ours}'"
@@ -108,14 +143,11 @@ def agree_inputs(name: str, config: EnsembleConfig, teachers: Sequence[Teacher])
     return {key: TensorSpec(given.dtype, given.shape) for key, (_, given) in found.items()}  # type: ignore[arg-type]
 
 
-def _check_all_read(name: str, config: EnsembleConfig, teachers: Sequence[Teacher]) -> None:
+def _check_all_read(
+    name: str, declared: Mapping[str, object], teachers: Sequence[tuple[TeacherConfig, Teacher]]
+) -> None:
     """Refuse an input that every request would have to send for nothing."""
-    declared = config.inputs or {}
-    read = {
-        ours
-        for section, teacher in zip(config.teachers, teachers, strict=True)
-        for ours in _feeds(section, teacher, declared).values()
-    }
+    read = {ours for section, teacher in teachers for ours in _feeds(section, teacher, declared).values()}
     if read <= declared.keys():  # else a model's input is fed by none, which says more
         for unread in (key for key in declared if key not in read):
             raise TeacherError(f"ensemble {name!r}: input {unread!r} is read by no teacher; leave it out")
@@ -200,12 +232,17 @@ def probe(ensemble: str, inputs: Mapping[str, TensorSpec], member: Member) -> No
 
     Raises:
         TeacherError: it cannot answer, or its answer cannot be what is said of it.
+        TeacherUnreachable: it lives elsewhere, and does not answer.
     """
     where = f"ensemble {ensemble!r}: teacher {member.teacher.name!r}"
     try:
         _probe(where, inputs, member)
     except TeacherFailure as exc:
-        raise TeacherError(f"{where} cannot answer a row: {exc}") from None
+        away = isinstance(member.teacher, RemoteTeacher)
+        silent = away and isinstance(exc, TeacherSilent | TeacherOverrun)
+        raise (TeacherUnreachable if silent else TeacherError)(
+            f"{where} cannot answer a row: {exc}"
+        ) from None
 
 
 def _probe(where: str, inputs: Mapping[str, TensorSpec], member: Member) -> None:

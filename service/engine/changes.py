@@ -30,6 +30,14 @@ class Changes(Protocol):
         """
         ...
 
+    async def unload(self, ensemble: str) -> None:
+        """Serve an ensemble no longer, until it is loaded anew or the server starts.
+
+        Raises:
+            UnknownEnsemble: there is none of that name.
+        """
+        ...
+
     def degraded(self) -> list[str]:
         """Which processes are missing."""
         ...
@@ -54,6 +62,10 @@ class Alone:
     async def reload(self, ensemble: str) -> None:
         """As of ``Changes``."""
         await reload(self._engine, self._source, [ensemble])
+
+    async def unload(self, ensemble: str) -> None:
+        """As of ``Changes``."""
+        await self._engine.unload(ensemble)
 
     def degraded(self) -> list[str]:
         """There is no other."""

@@ -1,6 +1,7 @@
 """Answering requests: each row from the cache, or from the teachers, once."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from functools import partial
@@ -15,7 +16,7 @@ from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import absent_rows, failed, keys_of, non_finite, of_settled, parted, size_bytes
 from service.engine.hosting import Hosted
-from service.errors import BadInput, ConfigError, NotReady, RecipeExists, UnknownEnsemble
+from service.errors import BadInput, ConfigError, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json, digest_of
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
@@ -133,6 +134,16 @@ class Engine:
                 self.inferences.setdefault(name, 0)
                 self._hosted[name] = self._host(ensemble)
 
+    async def unload(self, name: str) -> None:
+        """Serve an ensemble no longer; whoever asked before is answered.
+
+        Raises:
+            UnknownEnsemble: there is none of that name.
+        """
+        async with self._changing:
+            self._retire(self.hosted(name))
+            del self._hosted[name]
+
     def _retire(self, hosted: Hosted) -> None:
         async def retire() -> None:
             await hosted.retire(self._drain_s)
@@ -155,21 +166,7 @@ class Engine:
         Raises:
             NotReady: an ensemble has not enough teachers left, or a batch of its does not come back.
         """
-        degraded = []
-        for name, ensemble in self.ensembles.items():
-            failing = ensemble.health.failing()
-            told = [
-                f"ensemble {name!r}: teacher {one.teacher!r} says nothing of {one.rate:.0%} of the rows of "
-                "its last batches"
-                for one in failing
-            ]
-            if not ensemble.health.enough(failing):
-                raise NotReady("; ".join(told) + "; the quorum cannot be met")
-            if ensemble.deadlines.stuck:
-                raise NotReady(
-                    f"ensemble {name!r}: a batch was told to stop and does not come back; restart the server"
-                )
-            degraded += told
+        degraded = [told for ensemble in self.ensembles.values() for told in ensemble.check_ready()]
         return degraded + self.cache.degraded()
 
     def hosted(self, name: str) -> Hosted:
@@ -274,7 +271,7 @@ class Engine:
         else:
             digests = row_digests(inputs, ensemble.inputs)
         keys = keys_of(effective, digests)
-        hits, wanted = parted(keys, await self.cache.get_many(keys))
+        hits, wanted = parted(keys, await self._kept(ensemble, keys))
         if hits:
             yield hits
         if not wanted:
@@ -287,7 +284,8 @@ class Engine:
         if not wanted:
             return
         fused = await self._by_opinions(ensemble, effective, wanted)
-        asked = self._ask(ensemble, wanted, Question(effective, inputs))
+        question = Question(effective, inputs, until=time.monotonic() + self._timeout_s)
+        asked = self._ask(ensemble, wanted, question)
         async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
             async for group in groups:
                 yield group
@@ -304,7 +302,7 @@ class Engine:
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         keys = keys_of(effective, digests)
-        hits, wanted = parted(keys, await self.cache.get_many(keys))
+        hits, wanted = parted(keys, await self._kept(ensemble, keys))
         if hits:
             yield hits
         if not wanted:
@@ -317,6 +315,11 @@ class Engine:
             async for group in groups:
                 yield group
 
+    async def _kept(self, ensemble: Ensemble, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """What is kept of rows; of an ensemble whose targets are not there is nothing to look for."""
+        nothing = ensemble.config.not_cached is not None
+        return [None] * len(keys) if nothing else await self.cache.get_many(keys)
+
     def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
         pair = question.effective.pair
         group = (pair.key, pair.top_k, question.inputs is None)
@@ -326,7 +329,7 @@ class Engine:
         self, ensemble: Ensemble, effective: Effective, wanted: dict[bytes, list[int]]
     ) -> Ticket[Answer]:
         """Rows whose opinions are kept, to be fused without a teacher; they are wanted no longer."""
-        if ensemble.keep is None or not wanted:
+        if ensemble.keep is None or ensemble.config.not_cached is not None or not wanted:
             return self._batchers[ensemble].ask({})
         fingerprint, keys = ensemble.opinions_fingerprint, list(wanted)
         found = await self.cache.get_many([cache_key(fingerprint, digest_of(key)) for key in keys])
@@ -377,6 +380,8 @@ def _load(name: str, settings: Settings, certifier: Certifier) -> Ensemble:
         devices=[str(member.teacher.device) for member in ensemble.members],
         plans=ensemble.plans.report(),
     )
+    if ensemble.config.not_cached is not None:
+        log.warning("targets are not kept", ensemble=name, reason=ensemble.config.not_cached)
     return ensemble
 
 

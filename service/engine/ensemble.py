@@ -12,16 +12,27 @@ import service.plans
 import service.teachers
 from service.admission import Certificate, Certifier
 from service.config import Ensemble as EnsembleConfig
-from service.config import RecipeSection
-from service.engine.binding import agree_inputs, member_of, open_teacher, probe, probe_rows
+from service.config import RecipeSection, RemoteModel
+from service.config import Teacher as TeacherConfig
+from service.engine.absence import absent_member, may_be_absent, open_teachers
+from service.engine.binding import agree_inputs, member_of, probe, probe_rows
 from service.engine.health import Health
 from service.engine.recipes import Admitted, admit
-from service.errors import BadQuery, BadWeights, ConfigError, OperatorRefused, UnknownRecipe
+from service.errors import (
+    BadQuery,
+    BadWeights,
+    ConfigError,
+    NotReady,
+    OperatorRefused,
+    TeacherUnreachable,
+    UnknownRecipe,
+)
 from service.keys import canonical_json, fingerprint, sources_digest
 from service.model import Recipe, nearest, normalise
-from service.plans.base import Pair
+from service.plans.base import Asked, Pair
+from service.plans.member import Member
 from service.plans.operators import Resolved
-from service.plans.plans import Asked, Plans
+from service.plans.plans import Plans
 from service.plans.sizing import Sizing, processors
 from service.plans.stages import Kept
 from service.teachers.onnx import runtime
@@ -69,7 +80,7 @@ class Ensemble:
     Attributes:
         inputs: name to dtype and shape of a row.
         allow_nan: the inputs that may hold values that are not finite.
-        members: the teachers in order.
+        members: the teachers in order; one that was absent is replaced when it is met.
         plans: how batches are answered.
         health: how often each teacher has failed of late.
         recipes: by name, each admitted.
@@ -95,7 +106,12 @@ class Ensemble:
         self.classes_digest = classes_digest(config.classes)
         self.deadlines = Deadlines(config.teacher_timeout_s)
         try:
-            self._load(config)
+            self._teachers = open_teachers(name, config, self.deadlines)
+            try:
+                self._load(config)
+            except BaseException:
+                self._close_teachers()
+                raise
         except BaseException:
             self.deadlines.close()
             raise
@@ -109,12 +125,14 @@ class Ensemble:
         self._known: LRUCache[tuple[str, Recipe], Effective] = LRUCache(1024)
 
     def _load(self, config: EnsembleConfig) -> None:
-        teachers = [open_teacher(self.name, one, config, self.deadlines) for one in config.teachers]
-        self.inputs = agree_inputs(self.name, config, teachers)
+        self.inputs = agree_inputs(self.name, config, self._teachers)
         self.allow_nan = {key for key, given in (config.inputs or {}).items() if given.allow_nan}
         self.members = [
-            member_of(self.name, section, teacher, self.inputs, self.classes)
-            for section, teacher in zip(config.teachers, teachers, strict=True)
+            # Without inputs it is one elsewhere that has not been met.
+            (member_of if teacher.inputs else absent_member)(
+                self.name, section, teacher, self.inputs, self.classes
+            )
+            for section, teacher in zip(config.teachers, self._teachers, strict=True)
         ]
         batching = config.batching
         self.plans = Plans(
@@ -157,8 +175,7 @@ class Ensemble:
         """
         ensemble = cls(name, config, certifier, keep=keep, processes=processes)
         try:
-            for member in ensemble.members:
-                probe(name, ensemble.inputs, member)
+            ensemble.try_teachers()
             for recipe, section in config.recipes.items():
                 ensemble.recipes[recipe] = ensemble.admit(recipe, section)
             asked = [ensemble.asked(admitted) for admitted in ensemble.recipes.values()]
@@ -170,6 +187,32 @@ class Ensemble:
             ensemble.close()
             raise
         return ensemble
+
+    def try_teachers(self) -> None:
+        """Ask every teacher that is there a few rows; one elsewhere that falls silent is absent from now on.
+
+        Raises:
+            TeacherError: one cannot answer, or its answer cannot be what is said of it.
+            TeacherUnreachable: too many are absent.
+        """
+        for place, member in enumerate(self.members):
+            if member.meet is not None:
+                continue
+            try:
+                probe(self.name, self.inputs, member)
+            except TeacherUnreachable as exc:
+                if not may_be_absent(self.config, len(self.absent) + 1):
+                    raise
+                log.warning("teacher absent", reason=str(exc))
+                section = self.config.teachers[place]
+                self.members[place] = absent_member(
+                    self.name, section, member.teacher, self.inputs, self.classes
+                )
+
+    @property
+    def absent(self) -> list[str]:
+        """The teachers elsewhere that have not been met since the start."""
+        return [member.teacher.name for member in self.members if member.meet is not None]
 
     def prepare(self, name: str, section: RecipeSection) -> Admitted:
         """Certify a recipe that comes after loading, and make its plan.
@@ -195,10 +238,39 @@ class Ensemble:
             self.recipes[name] = admitted
             self.put.add(name)
 
+    def check_ready(self) -> list[str]:
+        """What is amiss, though every request can be answered.
+
+        Raises:
+            NotReady: it has not enough teachers left, or a batch of its does not come back.
+        """
+        failing, absent = self.health.failing(), self.absent
+        told = [
+            f"ensemble {self.name!r}: teacher {one!r} has been absent since the start; batches seek it again"
+            for one in absent
+        ]
+        told += [
+            f"ensemble {self.name!r}: teacher {one.teacher!r} says nothing of {one.rate:.0%} of the rows of "
+            "its last batches"
+            for one in failing
+        ]
+        if not self.health.enough({*absent, *(one.teacher for one in failing)}):
+            raise NotReady("; ".join(told) + "; the quorum cannot be met")
+        if self.deadlines.stuck:
+            raise NotReady(
+                f"ensemble {self.name!r}: a batch was told to stop and does not come back; restart the server"
+            )
+        return told
+
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads, and let the teachers go."""
         self.plans.close()
+        self._close_teachers()
         self.deadlines.close()
+
+    def _close_teachers(self) -> None:
+        for teacher in self._teachers:
+            teacher.close()
 
     def asked(self, admitted: Admitted) -> Asked:
         """What a recipe asks of the plans."""
@@ -322,8 +394,7 @@ class Ensemble:
             "teachers": [
                 {
                     "digest": member.teacher.digest,
-                    "inputs": dict(member.feeds),
-                    "output": [member.output, member.kind],
+                    **_bound(member, section),
                     "classes": section.classes,
                     "missing": section.missing,
                     "temperature": member.temperature,
@@ -333,3 +404,10 @@ class Ensemble:
             ],
             "code": [self._plan_code, runtime()],
         }
+
+
+def _bound(member: Member, section: TeacherConfig) -> dict[str, object]:
+    """How a teacher is tied to the ensemble; of one elsewhere what is configured, for it may be absent."""
+    if isinstance(section.model, RemoteModel):
+        return {"inputs": section.inputs, "output": [section.output.name, member.kind]}
+    return {"inputs": dict(member.feeds), "output": [member.output, member.kind]}

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from service.model import Array
@@ -62,6 +62,6 @@ class Health:
                     found.append(Failing(name, sum(shares) / len(shares)))
         return found
 
-    def enough(self, failing: Sequence[Failing]) -> bool:
+    def enough(self, silent: Collection[str]) -> bool:
         """Whether the others still make up the quorum."""
-        return len(self._lost) - len(failing) >= self._quorum
+        return len(self._lost) - len(silent) >= self._quorum

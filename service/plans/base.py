@@ -106,6 +106,34 @@ class Plan(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """What a recipe of the configuration asks of the plans.
+
+    Attributes:
+        pair: what is made of the opinions.
+        temperature: of the recipe.
+        weights: of the recipe, one a teacher.
+    """
+
+    pair: Pair
+    temperature: float
+    weights: tuple[float, ...]
+
+
+class Chosen(NamedTuple):
+    """A pair's plan.
+
+    Attributes:
+        plan: which answers.
+        pair: for whom.
+        spread: by how much the same rows differ between batch sizes, in nats.
+    """
+
+    plan: Plan
+    pair: Pair
+    spread: float | None
+
+
 def survivors(weights: Array, valid: Array) -> Array:
     """Weights ``[K, B]`` of the teachers that said something; rows that lose nobody keep their bits.
 

@@ -1,5 +1,6 @@
 """The plans that run graphs: fused is one session; staged is one for the teachers and a small one a pair."""
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -91,13 +92,15 @@ class StagedPlan:
             CannotRecord: the pair's operator does not record.
         """
         self.fusion(pair)
-        opinions, valid, _ = self.opinions(inputs, weights)
+        opinions, valid, _ = self.opinions(inputs, weights, until=math.inf)
         return self.fuse(opinions, valid, temperature, weights, pair)
 
     def opinions(
         self,
         inputs: Mapping[str, Array],
         weights: Array,  # noqa: ARG002 - all teachers are in the graph
+        *,
+        until: float,  # noqa: ARG002 - and none is elsewhere
     ) -> tuple[Array, Array, dict[int, str]]:
         """Opinions ``[K, B, C]`` at temperature 1, valid ``[K, B]``, and no failures.
 

@@ -1,6 +1,6 @@
 """A teacher's place in an ensemble."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ class Member(NamedTuple):
         temperature: calibrates the teacher's own belief.
         classes: its own names of its outputs, in their order.
         alignment: its classes by ours.
+        meet: where it was absent when the ensemble was loaded, gives the member that takes this one's place,
+            or raises a TeacherFailure; None where it is there.
     """
 
     teacher: Teacher
@@ -32,6 +34,7 @@ class Member(NamedTuple):
     temperature: float
     classes: tuple[str, ...]
     alignment: Alignment
+    meet: "Callable[[], Member] | None" = None
 
     def opinion(self, answer: Symbol, kept: Symbol | None) -> tuple[Symbol, Symbol]:
         """What the teacher's answer ``[B, C_t]`` says: ``stages.opinion``."""

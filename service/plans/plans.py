@@ -1,23 +1,33 @@
 """The plans of an ensemble: which of them answers a pair, and what happens when it fails."""
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from service.errors import CannotRecord, GraphFailure, TeacherError
 from service.model import Array
 from service.plans import recording
-from service.plans.base import Outcome, Pair, Plan
+from service.plans.base import Asked, Chosen, Outcome, Pair, Plan
 from service.plans.graphs import FusedPlan, StagedPlan
 from service.plans.member import Member
-from service.plans.sizing import Sizing, fastest, resized
+from service.plans.sizing import IN_FLIGHT_ELSEWHERE, ROWS_ELSEWHERE, Sizing, fastest, resized, warm
 from service.plans.split import SplitPlan
 from service.plans.stages import Kept, as_kept
-from service.plans.trials import AGREEMENT, differs, disagreement, not_closed, probe_of, spread
+from service.plans.trials import (
+    check_converted,
+    differs,
+    disagreement,
+    not_closed,
+    probe_of,
+    spread,
+    spread_apart,
+)
 from service.teachers.onnx import OnnxTeacher
+from service.teachers.remote import RemoteTeacher
 from service.teachers.session import Deadlines, Session
 from service.telemetry import logger
 from soft_targets.wire import TensorSpec
@@ -29,40 +39,12 @@ DISAGREES = "as one graph the teachers answer differently on the rows it was tri
 log = logger("plans")
 
 
-class Asked(NamedTuple):
-    """What a recipe of the configuration asks of the plans.
-
-    Attributes:
-        pair: what is made of the opinions.
-        temperature: of the recipe.
-        weights: of the recipe, one a teacher.
-    """
-
-    pair: Pair
-    temperature: float
-    weights: tuple[float, ...]
-
-
-class Chosen(NamedTuple):
-    """A pair's plan.
-
-    Attributes:
-        plan: which answers.
-        pair: for whom.
-        spread: by how much the same rows differ between batch sizes, in nats.
-    """
-
-    plan: Plan
-    pair: Pair
-    spread: float | None
-
-
 class Plans:
     """The plans of one ensemble.
 
     Args:
         name: of the ensemble.
-        members: the teachers in order.
+        members: the teachers in order; one that was absent is replaced when it is met.
         inputs: of the ensemble.
         classes: how many it has.
         sizing: how batches are run.
@@ -79,7 +61,7 @@ class Plans:
     def __init__(
         self,
         name: str,
-        members: Sequence[Member],
+        members: list[Member],
         inputs: Mapping[str, TensorSpec],
         classes: int,
         *,
@@ -128,24 +110,44 @@ class Plans:
             first.setdefault(one.pair.key, one)
         self._rows = rows
         self._no_graph = self._why_no_graph(rows)
+        if any(isinstance(member.teacher, RemoteTeacher) for member in self._members):
+            self._choose_apart(first, rows, spread_limit)
+            return
         make = self._fused if len(first) <= MOST_FUSED and self._keep is None else self._pair_staged
         self._size(next(iter(first.values())), make, rows)
         for key, one in first.items():
             plan = self._made(one, make, rows)
             found = spread(probe_of(plan, rows, one.temperature, one.weights, one.pair), _count(rows))
-            if not found <= spread_limit:
-                raise TeacherError(
-                    f"{self._where}: the same rows differ by {found:.3g} nats between batch sizes under the "
-                    f"{plan.name} plan, more than server.spread_limit ({spread_limit:g}); export the models "
-                    "for inference, or raise the limit if such targets will do"
-                )
+            self._check_spread(found, spread_limit, f"under the {plan.name} plan")
             self._chosen[key] = Chosen(plan, one.pair, found)
-            self._warm(plan, one, rows)
+            warm(plan, one, rows, max_rows=self._sizing.max_rows)
         self._recorded.clear()
         if all(chosen.plan.name != "split" for chosen in self._chosen.values()):
             for member in self._members:
                 if isinstance(member.teacher, OnnxTeacher):
                     member.teacher.release()  # its weights are in the graph too
+
+    def _choose_apart(
+        self, pairs: Mapping[Any, Asked], rows: Mapping[str, Array], spread_limit: float
+    ) -> None:
+        """Each teacher is tried once, whatever the pairs: what one elsewhere answers may be dear."""
+        self.in_flight, worst = self._sizing.in_flight or IN_FLIGHT_ELSEWHERE, 0.0
+        most = self._sizing.max_rows
+        few, batch = resized(rows, min(ROWS_ELSEWHERE, most)), resized(rows, most)
+        for member in [one for one in self._members if one.meet is None]:
+            found = spread_apart(self._where, member, few, batch)
+            self._check_spread(found, spread_limit, f"as teacher {member.teacher.name!r} answers them")
+            worst = max(worst, found)
+        plan = self._split(self._no_graph or "")
+        self._chosen |= {key: Chosen(plan, one.pair, worst) for key, one in pairs.items()}
+
+    def _check_spread(self, found: float, limit: float, whose: str) -> None:
+        if not found <= limit:
+            raise TeacherError(
+                f"{self._where}: the same rows differ by {found:.3g} nats between batch sizes {whose}, "
+                f"more than server.spread_limit ({limit:g}); export the models for inference, or raise the "
+                "limit if such targets will do"
+            )
 
     def name_of(self, pair: Pair) -> str:
         """The plan of a pair: fused, staged or split; never another one while the ensemble is loaded."""
@@ -175,16 +177,24 @@ class Plans:
             for plan, pair, found in self._chosen.values()
         ]
 
-    def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        temperature: Array,
+        weights: Array,
+        pair: Pair,
+        *,
+        until: float = math.inf,
+    ) -> Outcome:
         """Answer a batch by the pair's plan; what fails there is asked again teacher by teacher.
 
-        Args and the answer are those of ``Plan.run``; rows answered again are marked.
+        Args and the answer are those of ``SplitPlan.run``; rows answered again are marked.
         """
         if self._keep is not None:
-            return self._run_kept(inputs, temperature, weights, pair, self._keep)
+            return self._run_kept(inputs, temperature, weights, pair, kept=self._keep, until=until)
         plan = self.plan(pair)
-        if plan.name == "split":
-            return plan.run(inputs, temperature, weights, pair)
+        if isinstance(plan, SplitPlan):
+            return plan.run(inputs, temperature, weights, pair, until=until)
         if self.apart.waiting:  # the graph would wait for the teacher that overran
             return self._again(inputs, temperature, weights, pair)
         try:
@@ -211,12 +221,19 @@ class Plans:
         return plan
 
     def _run_kept(
-        self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair, kept: Kept
+        self,
+        inputs: Mapping[str, Array],
+        temperature: Array,
+        weights: Array,
+        pair: Pair,
+        *,
+        kept: Kept,
+        until: float,
     ) -> Outcome:
         """Answer a batch by opinions as they will be kept, of every teacher: other weights may follow."""
 
         def run(plan: StagedPlan | SplitPlan) -> Outcome:
-            opinions, valid, failures = plan.opinions(inputs, np.ones_like(weights))
+            opinions, valid, failures = plan.opinions(inputs, np.ones_like(weights), until=until)
             opinions = as_kept(opinions, kept)
             outcome = plan.fuse(opinions, valid, temperature, weights, pair)
             return outcome._replace(failures=failures, opinions=opinions)
@@ -235,6 +252,9 @@ class Plans:
 
     def _why_no_graph(self, rows: Mapping[str, Array]) -> str | None:
         """Why the teachers cannot be one graph, or None."""
+        for member in self._members:
+            if isinstance(member.teacher, RemoteTeacher):
+                return f"teacher {member.teacher.name!r} answers from elsewhere"
         devices = {str(member.teacher.device) for member in self._members}
         if len(devices) > 1:
             return f"the teachers run on several devices: {', '.join(sorted(devices))}"
@@ -249,30 +269,10 @@ class Plans:
             sources = [recording.source(member) for member in self._members]
             for source in sources:
                 if source.changed:
-                    self._check_converted(source, rows)
+                    check_converted(source, rows)
         except CannotRecord as exc:
             return str(exc)
         return None
-
-    def _check_converted(self, source: recording.Source, rows: Mapping[str, Array]) -> None:
-        """A converted model must answer as the original does."""
-        fed, _ = source.member.feed(rows)
-        name = source.member.teacher.name
-        given = {
-            theirs: values.reshape(-1, 1) if source.teacher.columns(theirs) else values
-            for theirs, values in fed.items()
-        }
-        try:
-            session = Session(
-                source.model.SerializeToString(), source.teacher.device, where=f"teacher {name!r}"
-            )
-            (found,) = session.run([source.member.output], given)
-        except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
-            raise CannotRecord(f"teacher {name!r} does not run at opset {recording.OPSET}: {exc}") from None
-        known = source.teacher.answer(fed)
-        scale = max(1.0, float(np.abs(known[np.isfinite(known)]).max(initial=0.0)))
-        if not np.allclose(found, known, rtol=0, atol=AGREEMENT * scale, equal_nan=True):
-            raise CannotRecord(f"teacher {name!r} answers differently at opset {recording.OPSET}")
 
     def _session(self, model: bytes) -> Session:
         device = self._members[0].teacher.device
@@ -386,13 +386,6 @@ class Plans:
         self.threads, self.in_flight = fastest(candidates, runs)
         self._staged = None
         log.info("sized by measurement", where=self._where, threads=self.threads, in_flight=self.in_flight)
-
-    def _warm(self, plan: Plan, one: Asked, rows: Mapping[str, Array]) -> None:
-        """Run the batch sizes that will occur, so that the first request does not wait for it."""
-        sizes = [2**power for power in range(self._sizing.max_rows.bit_length())]
-        for size in sorted({*sizes, self._sizing.max_rows}):
-            batch = resized(rows, size)
-            probe_of(plan, batch, one.temperature, one.weights, one.pair)(slice(0, size))
 
 
 def _count(rows: Mapping[str, Array]) -> int:

@@ -7,9 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from service.model import Array
-from service.plans.trials import throughput
+from service.plans.base import Asked, Plan
+from service.plans.trials import probe_of, throughput
 
 MOST_IN_FLIGHT = 16
+IN_FLIGHT_ELSEWHERE = 8  # batches; to wait for another server takes none of this one's processors
+ROWS_ELSEWHERE = 8  # that it is tried on: each batch size is a request there, and each row of the first one
 
 
 class Sizing(NamedTuple):
@@ -48,6 +51,13 @@ def fastest(candidates: Sequence[tuple[int, int]], runs: Sequence[Callable[[], o
 def resized(rows: Mapping[str, Array], size: int) -> dict[str, Array]:
     """So many rows, repeated from those."""
     return {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.items()}
+
+
+def warm(plan: Plan, one: Asked, rows: Mapping[str, Array], *, max_rows: int) -> None:
+    """Run the batch sizes that will occur, so that the first request does not wait for it."""
+    for size in sorted({*(2**power for power in range(max_rows.bit_length())), max_rows}):
+        batch = resized(rows, size)
+        probe_of(plan, batch, one.temperature, one.weights, one.pair)(slice(0, size))
 
 
 def processors() -> int:

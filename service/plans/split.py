@@ -1,7 +1,8 @@
-"""The split plan: one session per teacher, in parallel, fused in numpy."""
+"""The split plan: every teacher by itself, in parallel, fused in numpy."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,9 +14,12 @@ from service.model import Array
 from service.plans.base import Outcome, Pair, survivors
 from service.plans.member import Member
 from service.plans.stages import diagnosed, enter, recalibrated, sparsified
+from service.teachers.remote import RemoteTeacher
 
 # A teacher that overran is not waited for again before this time has passed.
 SILENT_S = 30.0
+
+Opinion = tuple[Array, Array]
 
 
 class Examined(NamedTuple):
@@ -40,26 +44,35 @@ class SplitPlan:
     """Teachers in parallel, then floor, fusion and sparsity in numpy.
 
     Args:
-        members: the teachers in the ensemble's order.
+        members: the teachers in the ensemble's order; one that was absent is replaced when it is met.
         classes: how many classes the ensemble has.
-        pool: where the teachers run.
+        pool: where the teachers of this machine run; those elsewhere need no thread to be waited for.
         reason: why this plan.
     """
 
     name = "split"
 
-    def __init__(
-        self, members: Sequence[Member], classes: int, *, pool: ThreadPoolExecutor, reason: str
-    ) -> None:
+    def __init__(self, members: list[Member], classes: int, *, pool: ThreadPoolExecutor, reason: str) -> None:
         self.reason = reason
         self._members = members
         self._classes = classes
         self._pool = pool
         self._silent_until: dict[int, float] = {}
 
-    def run(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
-        """Answer a batch; a teacher whose weight is 0 in every row is not asked."""
-        opinions, valid, failures = self.opinions(inputs, weights)
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        temperature: Array,
+        weights: Array,
+        pair: Pair,
+        *,
+        until: float = math.inf,
+    ) -> Outcome:
+        """Answer a batch; a teacher whose weight is 0 in every row is not asked.
+
+        Args and the answer are those of ``Plan.run``, and ``until`` is that of ``opinions``.
+        """
+        opinions, valid, failures = self.opinions(inputs, weights, until=until)
         return self.fuse(opinions, valid, temperature, weights, pair)._replace(failures=failures)
 
     def fuse(self, opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
@@ -83,17 +96,27 @@ class SplitPlan:
         entered = enter(opinions, temperature, pair)
         return Examined(entered, pair.operator.fuse(entered, left), left, valid, failures)
 
-    def opinions(self, inputs: Mapping[str, Array], weights: Array) -> tuple[Array, Array, dict[int, str]]:
+    def opinions(
+        self, inputs: Mapping[str, Array], weights: Array, *, until: float = math.inf
+    ) -> tuple[Array, Array, dict[int, str]]:
         """Opinions ``[K, B, C]`` at temperature 1, valid ``[K, B]``, and why a teacher said nothing at all.
 
         A teacher whose weight is 0 in every row is not asked: its opinions are 0, and valid.
+
+        Args:
+            inputs: ensemble input to array ``[B, ...]``.
+            weights: float32 ``[K, B]``.
+            until: by ``time.monotonic``: after it a teacher elsewhere is not asked once more.
         """
         asked = [k for k in range(len(self._members)) if weights[k].any()]
-        answers = list(self._pool.map(lambda k: self._ask(k, inputs), asked))
+        away = {k: self._begin(k, inputs, until) for k in asked if self._is_away(k)}
+        here = [k for k in asked if k not in away]
+        found = dict(zip(here, self._pool.map(lambda k: self._ask(k, inputs), here), strict=True))
+        found |= {k: wait() for k, wait in away.items()}
         opinions = np.zeros((len(self._members), weights.shape[1], self._classes), dtype=np.float32)
         valid = np.ones(weights.shape, dtype=bool)
         failures = {}
-        for k, answer in zip(asked, answers, strict=True):
+        for k, answer in found.items():
             if isinstance(answer, TeacherFailure):
                 valid[k], failures[k] = False, str(answer)
             else:
@@ -106,29 +129,69 @@ class SplitPlan:
         now = time.monotonic()
         return any(now < until for until in tuple(self._silent_until.values()))
 
-    def _ask(self, k: int, inputs: Mapping[str, Array]) -> tuple[Array, Array] | TeacherFailure:
-        name = self._members[k].teacher.name
+    def _is_away(self, k: int) -> bool:
+        """Whether it can be asked without a thread; to be met, one is needed."""
+        member = self._members[k]
+        return isinstance(member.teacher, RemoteTeacher) and member.meet is None
+
+    def _begin(
+        self, k: int, inputs: Mapping[str, Array], until: float
+    ) -> Callable[[], Opinion | TeacherFailure]:
+        """Ask a teacher elsewhere; what is returned waits for its answer."""
+        resting = self._resting(k)
+        if resting is not None:
+            return lambda: resting
+        member = self._members[k]
+        assert isinstance(member.teacher, RemoteTeacher), "only those elsewhere begin"
+        fed, kept = member.feed(inputs)
+        wait = member.teacher.begin(fed, until=until)
+        return lambda: self._heard(k, lambda: said(member, wait(), kept))
+
+    def _ask(self, k: int, inputs: Mapping[str, Array]) -> Opinion | TeacherFailure:
+        resting = self._resting(k)
+        return self._heard(k, lambda: ask(self._present(k), inputs)) if resting is None else resting
+
+    def _present(self, k: int) -> Member:
+        """A teacher's place, which it takes now where it was absent."""
+        member = self._members[k]
+        if member.meet is not None:
+            member = self._members[k] = member.meet()
+        return member
+
+    def _resting(self, k: int) -> TeacherFailure | None:
         left = self._silent_until.get(k, 0.0) - time.monotonic()
-        if left > 0:
-            return TeacherFailure(
-                f"teacher {name!r} overran and is not asked for another {left:.0f} s", teacher=name
-            )
+        if left <= 0:
+            return None
+        name = self._members[k].teacher.name
+        return TeacherFailure(
+            f"teacher {name!r} overran and is not asked for another {left:.0f} s", teacher=name
+        )
+
+    def _heard(self, k: int, answer: Callable[[], Opinion]) -> Opinion | TeacherFailure:
         try:
-            return ask(self._members[k], inputs)
+            return answer()
         except TeacherFailure as exc:
             if isinstance(exc, TeacherOverrun):
                 self._silent_until[k] = time.monotonic() + SILENT_S
             return exc
 
 
-def ask(member: Member, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
+def ask(member: Member, inputs: Mapping[str, Array]) -> Opinion:
     """A teacher's opinion ``[B, C]`` and valid ``[B]``.
 
     Raises:
         TeacherFailure: the teacher failed, overran, or answered with another number of classes.
     """
     fed, kept = member.feed(inputs)
-    answer = member.teacher.answer(fed)
+    return said(member, member.teacher.answer(fed), kept)
+
+
+def said(member: Member, answer: Array, kept: Array) -> Opinion:
+    """What a teacher's answer says: its opinion ``[B, C]`` and valid ``[B]``.
+
+    Raises:
+        TeacherFailure: it is of another number of classes.
+    """
     if answer.shape[1] != member.alignment.width:
         name, width = member.teacher.name, member.alignment.width
         raise TeacherFailure(

@@ -8,10 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from operators.simplex import log_softmax
+from service.errors import CannotRecord, TeacherError, TeacherFailure, TeacherOverrun, TeacherSilent
 from service.model import Array
+from service.plans import recording
 from service.plans.base import Outcome, Pair, Plan
+from service.plans.member import Member
+from service.plans.split import ask
 from service.plans.stages import LOG_SMALLEST, enter, recalibrated
 from service.teachers.session import Session
+from service.telemetry import logger
 
 # Below it float32 has too few digits of a probability left to compare.
 LOG_COMPARED = -80.0
@@ -21,6 +26,8 @@ CLOSURE = 1e-4
 SIZES = (1, 7, 32)
 MEASURE_S = 0.15
 FEWEST = 4
+
+log = logger("plans")
 
 
 def disagreement(one: Array, other: Array) -> float:
@@ -69,6 +76,71 @@ def spread(run: Callable[[slice], Outcome], rows: int) -> float:
             shown = np.maximum(found, known) > LOG_COMPARED
             worst = max(worst, float(np.abs(found[shown] - known[shown]).max(initial=0.0)))
     return worst
+
+
+def spread_apart(where: str, member: Member, few: Mapping[str, Array], batch: Mapping[str, Array]) -> float:
+    """By how much a teacher's opinion of the same row differs between batch sizes, in nats.
+
+    A teacher elsewhere that falls silent meanwhile is not judged: that is for the batches to come.
+
+    Args:
+        where: for messages.
+        member: who is tried.
+        few: ensemble input to array ``[B, ...]``, sent in pieces too.
+        batch: the same, as many rows as a batch may have.
+
+    Raises:
+        TeacherError: it does not answer these rows.
+    """
+    worst, count = 0.0, len(next(iter(few.values())))
+    try:
+        whole = _shown(member, few)
+        for size in SIZES:
+            for start in range(0, count, size) if size < count else ():
+                part = slice(start, start + size)
+                found = _shown(member, {name: values[part] for name, values in few.items()})
+                if (np.isnan(found) != np.isnan(whole[part])).any():
+                    return math.inf
+                compared = np.maximum(found, whole[part]) > LOG_COMPARED
+                worst = max(worst, float(np.abs(found - whole[part])[compared].max(initial=0.0)))
+        ask(member, batch)
+    except (TeacherSilent, TeacherOverrun) as exc:
+        log.warning("teacher not tried to the end", where=where, reason=str(exc))
+    except TeacherFailure as exc:
+        most = len(next(iter(batch.values())))
+        raise TeacherError(
+            f"{where}: {exc}; it was sent up to batching.max_rows ({most}) rows at a time"
+        ) from None
+    return worst
+
+
+def _shown(member: Member, rows: Mapping[str, Array]) -> Array:
+    """A teacher's opinion ``[B, C]``, NaN in rows that it says nothing of."""
+    opinions, valid = ask(member, rows)
+    return np.where(valid[:, None], opinions, np.nan)
+
+
+def check_converted(source: recording.Source, rows: Mapping[str, Array]) -> None:
+    """A converted model must answer as the original does.
+
+    Raises:
+        CannotRecord: it does not, or not at all.
+    """
+    fed, _ = source.member.feed(rows)
+    name = source.member.teacher.name
+    given = {
+        theirs: values.reshape(-1, 1) if source.teacher.columns(theirs) else values
+        for theirs, values in fed.items()
+    }
+    try:
+        session = Session(source.model.SerializeToString(), source.teacher.device, where=f"teacher {name!r}")
+        (found,) = session.run([source.member.output], given)
+    except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
+        raise CannotRecord(f"teacher {name!r} does not run at opset {recording.OPSET}: {exc}") from None
+    known = source.teacher.answer(fed)
+    scale = max(1.0, float(np.abs(known[np.isfinite(known)]).max(initial=0.0)))
+    if not np.allclose(found, known, rtol=0, atol=AGREEMENT * scale, equal_nan=True):
+        raise CannotRecord(f"teacher {name!r} answers differently at opset {recording.OPSET}")
 
 
 def not_closed(session: Session, pair: Pair, count: int, classes: int) -> str | None:

@@ -17,23 +17,24 @@ class GraphInput(NamedTuple):
 
 
 class Device(NamedTuple):
-    """Where a session runs.
+    """Where a teacher computes.
 
     Attributes:
         kind: what computes.
         number: which of several.
     """
 
-    kind: Literal["cpu", "cuda"]
+    kind: Literal["cpu", "cuda", "remote"]
     number: int = 0
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.number}"
+        return f"{self.kind}:{self.number}" if self.kind == "cuda" else self.kind
 
     @property
     def numeric_mode(self) -> str:
-        """How it rounds: part of every fingerprint."""
-        return "cpu float32" if self.kind == "cpu" else "cuda float32, tf32 off"
+        """How it rounds: part of every fingerprint. Of what is elsewhere its revision tells."""
+        modes = {"cpu": "cpu float32", "cuda": "cuda float32, tf32 off", "remote": "remote"}
+        return modes[self.kind]
 
 
 class Teacher(Protocol):
@@ -83,6 +84,10 @@ class Teacher(Protocol):
         Raises:
             TeacherFailure: the model raised.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds; it is not asked any more."""
         ...
 
 

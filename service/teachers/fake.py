@@ -60,3 +60,6 @@ class FakeTeacher:
     def labels(self, inputs: Mapping[str, Array]) -> list[str] | None:  # noqa: ARG002 - the contract's
         """It names none."""
         return None
+
+    def close(self) -> None:
+        """It holds nothing."""

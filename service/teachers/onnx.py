@@ -107,6 +107,10 @@ class OnnxTeacher:
         with self._lock:
             self._session = None
 
+    def close(self) -> None:
+        """Let the session go."""
+        self.release()
+
     def columns(self, name: str) -> bool:
         """Whether the model takes this text as a column ``[B, 1]``."""
         return name in self._text_columns

@@ -18,7 +18,7 @@ from service.auth import open_access
 from service.config import RecipeSection, load, read_recipe, text_of
 from service.engine.changes import reload
 from service.engine.engine import Engine
-from service.errors import BadConfiguration, ConfigError, ServiceError
+from service.errors import BadConfiguration, ConfigError, ServiceError, TeacherUnreachable
 from service.plans.sizing import processors
 from service.workers.channel import Channel, Message
 from service.workers.measure import best_count
@@ -63,6 +63,10 @@ class Shared:
         except ConfigError as exc:
             raise BadConfiguration(f"{exc}; all is served as before") from None
         await self._ask({"kind": "reload", "ensembles": [ensemble], "text": text})
+
+    async def unload(self, ensemble: str) -> None:
+        """As of ``Changes``."""
+        await self._ask({"kind": "unload", "ensemble": ensemble})
 
     async def _ask(self, change: Message) -> bool:
         number = next(self._numbers)
@@ -129,6 +133,8 @@ async def apply(engine: Engine, path: Path, change: Message) -> bool:
             await reload(engine, lambda: load(path, change["text"]), change["ensembles"])
         case "load":
             await engine.reload(load(path, change["text"]), change["ensembles"])
+        case "unload":
+            await engine.unload(change["ensemble"])
     return True
 
 
@@ -163,7 +169,7 @@ async def answer(path: Path, listener: socket.socket, end: socket.socket) -> int
             await apply(engine, path, change)
     except ServiceError as exc:
         sys.stderr.write(f"{exc}\n")
-        return 2
+        return 3 if isinstance(exc, TeacherUnreachable) else 2
     changes = Shared(channel, path, engine)
     app = create_app(engine, settings, access, changes)
     server = uvicorn.Server(config_of(app, settings))

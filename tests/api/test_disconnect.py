@@ -39,11 +39,11 @@ async def test_a_client_that_leaves_stops_its_request(engine, toy):
     plan = engine.ensemble("toy").plans
     run = plan.run
 
-    def slow(*arguments):
+    def slow(*arguments, **named):
         calls.append(1)
         started.set()
         release.wait(30)
-        return run(*arguments)
+        return run(*arguments, **named)
 
     plan.run = slow
     body = json.dumps({"inputs": {"pixels": rows.tolist()}}).encode()

@@ -43,7 +43,9 @@ def test_every_error_is_mapped_to_one_status_and_one_shape():
         extra = {
             service_errors.TeacherFailure: {"teacher": "cnn"},
             service_errors.TeacherOverrun: {"teacher": "cnn"},
+            service_errors.TeacherSilent: {"teacher": "cnn"},
             service_errors.OperatorRefused: {"certificate": {}},
+            service_errors.RowsFailed: {"row_code": "teacher_failed"},
         }.get(kind, {})
         reply = answer(kind("what, where, what to do", **extra))
         assert reply.status_code == STATUS[kind]
@@ -80,4 +82,5 @@ def test_openapi_covers_the_binary_route(client):
     assert set(document["paths"]) == {
         "/v1/ensembles", ensemble, f"{ensemble}/soft-targets", f"{ensemble}/guarantees", recipe,
         f"{recipe}/certificate", f"{ensemble}/reload", "/livez", "/readyz",
+        "/v2/models/{model}/infer",
     }  # fmt: skip

@@ -1,9 +1,10 @@
 """A real HTTP server on a loopback port that answers as the wire format says, or as a test wants it to."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -119,35 +120,45 @@ class ReplyServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.answer: Callable[[Asked], Reply] = self.honest
         self.known: dict[bytes, bytes] = {}
         self.description: Callable[[], Reply] = lambda: json_reply(200, self.described)
         self.described: dict[str, Any] = {
             "name": "pets",
-            "inputs": {
-                name: {"dtype": spec.dtype, "shape": list(spec.shape), "allow_nan": False}
-                for name, spec in SPECS.items()
-            },
             "classes": list(CLASSES),
             "limits": {"max_rows_per_request": 4096, "max_body_bytes": 64 * 2**20},
             "teachers": [],
             "recipes": {},
             "plans": [],
         }
+        self.takes(**SPECS)
         self.asked: list[Asked] = []
         self.described_times = 0
         self.described_headers: dict[str, str] = {}
         self.connections = 0
         self.lock = threading.Lock()
 
+    def takes(self, **specs: wire.TensorSpec) -> None:
+        """Have other inputs than the usual."""
+        self.specs = specs
+        self.described["inputs"] = {
+            name: {"dtype": spec.dtype, "shape": list(spec.shape), "allow_nan": False}
+            for name, spec in specs.items()
+        }
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of connections that broke: tests break them."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def honest(self, asked: Asked) -> Reply:
         """Remember every row, and know it by its digest from then on."""
         if asked.inputs is None:
             return reply_of(asked, known_of(asked, self.known))
-        rows, digests = rows_of(asked), wire.row_digests(asked.inputs, SPECS)
+        rows, digests = rows_of(asked), wire.row_digests(asked.inputs, self.specs)
         sources = ["hit" if digest in self.known else "miss" for digest in digests]
         self.known |= dict(zip(digests, rows.values, strict=True))
         return reply_of(asked, replace(rows, sources=sources))
@@ -177,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         assert url.path == "/v1/ensembles/pets/soft-targets"
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        ids, inputs, digests = wire.decode_request(body, SPECS, max_rows=4096)
+        ids, inputs, digests = wire.decode_request(body, self.server.specs, max_rows=4096)
         query = {name: values[0] for name, values in parse_qs(url.query, strict_parsing=True).items()}
         with self.server.lock:
             number = len(self.server.asked)
@@ -220,9 +231,16 @@ def replica() -> Iterator[ReplyServer]:
         yield running
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[..., ReplyServer]]:
+    """Starts one more server of the ensemble, on a port that may be given."""
+    with ExitStack() as running:
+        yield lambda port=0: running.enter_context(started(port))
+
+
 @contextmanager
-def started() -> Iterator[ReplyServer]:
-    with ReplyServer() as running:
+def started(port: int = 0) -> Iterator[ReplyServer]:
+    with ReplyServer(port) as running:
         # Daemons all: an answer that never comes must not keep the tests from ending.
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -258,6 +276,31 @@ class Answers:
     known_of = staticmethod(known_of)
     reply_of = staticmethod(reply_of)
     json_reply = staticmethod(json_reply)
+
+    @staticmethod
+    def bent(bend: Callable[[Rows], Rows]) -> Callable[[Asked], Reply]:
+        """Answers whose rows are not what was asked for."""
+        return lambda asked: reply_of(asked, bend(rows_of(asked)))
+
+    @staticmethod
+    def gone(asked: Asked) -> Reply:  # noqa: ARG004 - called with it
+        """No answer at all: the connection is closed without a word."""
+        raise ConnectionAbortedError
+
+    @staticmethod
+    def refused(status: int, retry_after: str | None = None, code: str = "queue_full") -> Reply:
+        headers = {} if retry_after is None else {"Retry-After": retry_after}
+        return json_reply(status, {"error": f"refused with {status}", "code": code}, **headers)
+
+    @staticmethod
+    def first(*replies: Callable[[Asked], Reply] | Reply, then: Callable[[Asked], Reply]) -> Any:
+        """Answers one after the other, then always the last."""
+
+        def answer(asked: Asked) -> Reply:
+            reply = replies[asked.number] if asked.number < len(replies) else then
+            return reply if isinstance(reply, Reply) else reply(asked)
+
+        return answer
 
     @staticmethod
     def inputs(rows: int, seed: int = 0) -> dict[str, Any]:

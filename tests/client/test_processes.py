@@ -109,7 +109,7 @@ def test_a_fork_while_every_lock_is_held(server):
         client.soft_targets(inputs_of(1))
         session = client._session
         held = [session.pinning, session.describing, session.tally._lock, session._numbering]
-        held += [session.servers._lock, session.habit._lock]
+        held += [session.servers._changed, session.habit._lock]
         for lock in held:
             lock.acquire()
         try:

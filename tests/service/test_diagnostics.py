@@ -1,5 +1,7 @@
 """Diagnostics: a target's entropy, and how far apart what was fused is, in every plan as float64 says."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +14,7 @@ from service.engine.engine import Engine
 from service.engine.ensemble import Overrides
 from service.plans import recording
 from service.plans.base import Pair
-from service.plans.trials import disagreement
+from service.plans.trials import differs, disagreement
 from soft_targets.wire import row_digests
 
 CONFIG = """\
@@ -243,6 +245,17 @@ async def test_a_row_without_a_target_has_none(toy):
     answered = await answers(toy.engine, "linear", rows)
     assert [failure and failure.code for *_, failure in answered] == [None, "non_finite_input", None]
     assert [columns is None for _, columns, _ in answered] == [False, True, False]
+
+
+def test_buffers_that_are_kept_for_a_device_hold_them_too(tmp_path, monkeypatch):
+    toy, question = Toy(tmp_path, "fused", monkeypatch), asked(9)
+    plan = toy.ensemble.plans.plan(toy.ensemble.effective("linear", Overrides()).pair)
+    known = toy.run("linear", *question)
+    monkeypatch.setattr(plan._session, "device", SimpleNamespace(kind="one that is not the CPU"))
+    found = toy.run("linear", *question)
+    assert not differs(found, known)
+    close(found, toy.expected("linear", *question))
+    toy.ensemble.close()
 
 
 def test_who_does_not_ask_does_not_pay():

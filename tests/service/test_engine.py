@@ -123,7 +123,7 @@ async def test_a_teacher_without_weight_takes_no_row_with_it(engine):
 
 
 async def test_an_unexpected_error_settles_every_row(engine, monkeypatch):
-    def run(*_):
+    def run(*_, **__):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(engine.ensemble("toy").plans, "run", run)
@@ -140,9 +140,9 @@ async def test_rows_that_are_late_say_so_and_the_stream_ends(tmp_path, engine):
     plan = hurried.ensemble("toy").plans
     run = plan.run
 
-    def hang(*arguments):
+    def hang(*arguments, **named):
         release.wait(30)
-        return run(*arguments)
+        return run(*arguments, **named)
 
     plan.run = hang
     found = await answers(hurried, rows_of(12), ordered=True)
@@ -175,7 +175,7 @@ async def test_temperatures_and_weights_share_a_batch_and_change_no_answer(engin
     ]
     gate = threading.Event()
     run = toy.plans.run
-    toy.plans.run = lambda *arguments: gate.wait(20) and run(*arguments)
+    toy.plans.run = lambda *arguments, **named: gate.wait(20) and run(*arguments, **named)
 
     async def ask(effective, row):
         groups = engine.answer(toy, effective, {"pixels": rows[row : row + 1]})
@@ -203,7 +203,7 @@ async def test_precisions_share_a_batch_and_each_gets_its_own_bytes(engine):
     asked = [toy.effective("default", Overrides(dtype=dtype)) for dtype in ("float16", None, "float16", None)]
     gate = threading.Event()
     run = toy.plans.run
-    toy.plans.run = lambda *arguments: gate.wait(20) and run(*arguments)
+    toy.plans.run = lambda *arguments, **named: gate.wait(20) and run(*arguments, **named)
 
     async def ask(effective, row):
         groups = engine.answer(toy, effective, {"pixels": rows[row : row + 1]})

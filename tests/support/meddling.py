@@ -91,6 +91,7 @@ def swapped(messages, at):
 
 BODIES = {
     "end": lambda m, at, _: m[:at],
+    "end of stream": lambda m, at, _: [*m[:at], END],
     "end inside": lambda m, at, _: [*m[:at], half(m, at)],
     "cut": lambda m, at, _: [*m[:at], None],
     "cut inside": lambda m, at, _: [*m[:at], half(m, at), None],
@@ -220,9 +221,10 @@ class Meddler(ThreadingHTTPServer):
         fault = self.meddle(asked)
         with self._lock:
             other = next((past for question, past in reversed(self._past) if question != body), None)
-            if reply.chunked or len(reply.messages) > 1:
+            if len(reply.messages) > 1:
                 self.replies.append(reply)
-                self._past.append((body, reply))
+                if all(question != body for question, _ in self._past):
+                    self._past.append((body, reply))
         if fault is not None and fault.kind == "exchange":
             other = self._exchanged(reply)
         if fault is None or (other is None and fault.kind in FROM_ANOTHER):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from soft_targets.errors import InputError, TooManyBytes, TooManyRows
 from soft_targets.wire.rows import Array, TensorSpec, cast, check_names
-from soft_targets.wire.sizes import RECORD_BATCH, Size, message_size
+from soft_targets.wire.sizes import HEAD_BYTES, RECORD_BATCH, Size, message_size
 
 MAX_BYTES = 256 * 1024 * 1024
 RESERVED = ("row_id", "digest")  # columns of the format itself, so that no input can have their names
@@ -148,9 +148,7 @@ def _batches(
     messages = list(pa.ipc.MessageReader.open_stream(body))
     if not messages:
         raise pa.ArrowInvalid("it is empty")
-    opening = messages.pop(0)
-    message_size(memoryview(opening.metadata), memoryview(opening.body))
-    first = opening.serialize().to_pybytes()
+    first = messages.pop(0).serialize().to_pybytes()
     read = _read_schema if len(first) <= SCHEMA_BYTES else _read_schema.__wrapped__
     schema = read(first, tuple(specs.items()))
     sizes = [_size(message) for message in messages]
@@ -178,6 +176,7 @@ def _size(message: pa.ipc.Message) -> Size:
 @functools.lru_cache(128)
 def _read_schema(message: bytes, specs: tuple[tuple[str, TensorSpec], ...]) -> pa.Schema:
     """A client's requests all begin with the same schema."""
+    message_size(memoryview(message)[HEAD_BYTES:], memoryview(b""))
     schema = pa.ipc.read_schema(pa.py_buffer(message))
     _check_columns(schema, dict(specs))
     return schema

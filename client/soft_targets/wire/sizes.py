@@ -16,6 +16,7 @@ _KIND, _HEADER, _BODY_BYTES = 1, 2, 3
 _ENDIANNESS = 0
 _DATA, _IS_DELTA = 1, 2
 _ROWS, _BUFFERS, _COMPRESSION = 0, 2, 3
+HEAD_BYTES = 8  # before a header: a mark, and its length
 SCHEMA, DICTIONARY, RECORD_BATCH = 1, 2, 3
 # Where Arrow 0.17 said that buffers are compressed; readers still look there, a header's reader would not.
 _ELSEWHERE = b"ARROW:experimental_compression"

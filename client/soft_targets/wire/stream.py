@@ -11,11 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from soft_targets.errors import IncompleteStream, WireError
-from soft_targets.wire.sizes import DICTIONARY, RECORD_BATCH, body_bytes, message_size
+from soft_targets.wire.sizes import DICTIONARY, HEAD_BYTES, RECORD_BATCH, body_bytes, message_size
 
 MAX_HEADER_BYTES = 1 << 20
 _CONTINUATION = b"\xff\xff\xff\xff"
-_HEAD_BYTES = 8  # the mark and the length of a message's header
 _READ_BYTES = 1 << 20  # of a file at a time: some allocate what they are asked for before they have it
 
 
@@ -62,12 +61,12 @@ class Stream:
 
     def _next(self) -> list[memoryview]:
         """The pieces of the next message; none at the end of what there is."""
-        head = self._take(_HEAD_BYTES)
+        head = self._take(HEAD_BYTES)
         if head[:4] != _CONTINUATION[: len(head)]:
             raise WireError("the answer is not an Arrow IPC stream")
         if not head:
             return []
-        length = struct.unpack("<i", head[4:])[0] if len(head) == _HEAD_BYTES else 0
+        length = struct.unpack("<i", head[4:])[0] if len(head) == HEAD_BYTES else 0
         if not length:
             return [head]  # the end, or less
         if not 0 < length <= MAX_HEADER_BYTES:
