@@ -148,6 +148,26 @@ async def test_who_waits_no_longer_than_so_is_told(engine, tmp_path):
     held.released.set()
 
 
+@pytest.mark.parametrize("timeout_us", [1, 10, 100, 1000])
+async def test_a_timeout_that_is_over_at_once_is_not_lost(engine, tmp_path, timeout_us):
+    held = Held(engine.ensemble("slow").plans)
+    call = Call(*request_of(rows(40), ["x"], parameters={"timeout": timeout_us}))
+    with pytest.raises(RowsFailed) as caught:
+        await call.made(engine, tmp_path)
+    assert caught.value.row_code == "deadline_exceeded"
+    held.released.set()
+
+
+async def test_one_who_is_gone_before_anything_is_asked_is_answered_by_nobody(engine, tmp_path):
+    held = Held(engine.ensemble("slow").plans)
+    call = Call(*request_of(rows(40), ["x"]))
+    call.gone.set()
+    await call.made(engine, tmp_path)
+    assert not call.sent
+    assert engine.batchers["slow"].queued == 0
+    held.released.set()
+
+
 async def test_a_timeout_that_is_not_reached_changes_nothing(engine, tmp_path):
     call = Call(*request_of(rows(3), ["x"], parameters={"timeout": 2**62}))
     await call.made(engine, tmp_path)
