@@ -101,11 +101,11 @@ class Held:
         self.started, self.released, self.calls, self.run = threading.Event(), threading.Event(), 0, plans.run
         plans.run = self
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **named):
         self.calls += 1
         self.started.set()
         assert self.released.wait(30)
-        return self.run(*arguments)
+        return self.run(*arguments, **named)
 
 
 def rows(count, seed=0):
