@@ -123,6 +123,9 @@ class Labeller:
             ConfigError: it cannot be used.
             RequestError: there is no such recipe, or it cannot be overridden so.
         """
+        nothing = settings.ensembles[ensemble].not_cached
+        if keeping == "all" and nothing is not None:
+            raise ConfigError(f"ensemble {ensemble!r}: no target of it is kept in a cache: {nothing}")
         limits = settings.limits.model_copy(update={"request_timeout_s": NO_TIMEOUT_S})
         cache: dict[Keeping, dict[str, Any]] = {
             "all": {"l1_bytes": 0},  # what is read back must come from the cache itself

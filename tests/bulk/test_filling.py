@@ -167,6 +167,15 @@ def test_memory_alone_is_refused(configured, saved):
     assert "--out DIR" in stopped.notes[0]
 
 
+def test_an_ensemble_whose_targets_are_never_kept_is_refused_before_a_teacher_is_asked(configured, saved):
+    elsewhere = ("fake://?classes=4&features=6&seed=1", "kserve+http://127.0.0.1:9/two")
+    stopped = prefill(configured(change=[elsewhere]), saved(rows(10)))
+    assert stopped.code == 2
+    assert stopped.notes[0].startswith(
+        "ensemble 'toy': no target of it is kept in a cache: teacher 'two' has no revision, so nobody knows"
+    )
+
+
 def test_a_folder_without_room_is_told(configured, saved, tmp_path):
     config = configured(f"lmdb://{tmp_path}/cache?max_bytes=1MiB")
     done = prefill(config, saved(rows(12_000)))

@@ -1,6 +1,7 @@
 """Rows of an export computed again: what is as it was passes, what is not is named."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -162,13 +163,15 @@ def test_targets_of_other_layouts(config, saved, tmp_path, recipe, options):
     assert said.startswith("50 of 50 rows computed again and compared, 0 of 50 are wrong; ")
 
 
-def test_what_is_kept_in_the_cache_is_not_believed(configured, saved, tmp_path):
-    """Rows are computed again although the cache has them."""
-    data, config = saved(rows(100)), configured()
-    assert prefill(config, data).code == 0
-    assert prefill(config, data, out=tmp_path / "out").code == 0
-    changed(tmp_path / "out", "part-00000.parquet", shifted(np.float32(0.5), [7]))
-    assert verify(config, tmp_path / "out", sample=100).notes[0].startswith("row 7: it differs by 0.5 nats")
+def test_what_is_kept_in_the_cache_is_not_believed(configured, config, saved, tmp_path):
+    data, out, wrong = saved(rows(100)), tmp_path / "out", tmp_path / "wrong"
+    assert prefill(config, data, out=out).code == 0
+    shutil.copytree(out, wrong)
+    changed(wrong, "part-00000.parquet", shifted(np.float32(0.5), [7]))
+    misled = configured()
+    assert commands.import_export(misled, wrong).code == 0
+    assert verify(misled, out).code == 0
+    assert verify(misled, wrong).notes[0].startswith("row 7: it differs by 0.5 nats")
 
 
 def test_another_recipe_and_a_damaged_file_are_refused(configured, config, made):
