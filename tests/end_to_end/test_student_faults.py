@@ -227,9 +227,15 @@ def test_who_reads_without_care_gets_other_targets_and_no_error(proxy, kind):
 # ------------------------------------------------------------------------------------------------ what passes
 
 
-@pytest.mark.parametrize("digest_first", ["never", "always"])
-@pytest.mark.parametrize("prefetch", [1, 4])
-@pytest.mark.parametrize("recipe", ["default", "sparse"])
+@pytest.mark.parametrize(
+    ("recipe", "prefetch", "digest_first"),
+    [
+        ("default", 1, "never"),
+        ("default", 4, "always"),
+        ("sparse", 4, "never"),
+        ("sparse", 1, "always"),
+    ],
+)
 def test_every_fault_once_at_every_boundary(computing, proxy, recipe, prefetch, digest_first):
     batches = batches_of(1)
     options = {"recipe": recipe, "prefetch": prefetch, "digest_first": digest_first}
@@ -284,13 +290,25 @@ def test_replies_under_way_change_places(computing, proxy, digest_first):
     assert len(proxy.done) >= 2
 
 
-def test_an_answer_too_many_on_the_only_connection(computing, proxy, monkeypatch):
-    monkeypatch.setattr(servers, "LONGEST_WAIT_S", 5.0)  # else retries would be for nothing
+def test_an_answer_too_many_on_the_only_connection(computing, proxy):
     batches = batches_of(4, [12] * 40)
     whole = undisturbed(computing.url, batches, connections=1)
     proxy.begin(lambda asked: Fault("one too many") if asked == ("POST", 3, 0) else None)
     assert epoch(proxy.url, batches, connections=1) == whole
     assert proxy.done == [Fault("one too many")]
+    assert len(proxy.replies) <= len(batches) + 3, "each answer was the one before"
+
+
+@pytest.mark.parametrize("kind", ["splice", "insert", "one too many"])
+@pytest.mark.parametrize("number", [6, 8])
+def test_an_answer_to_somebody_else_does_not_say_what_targets_there_are(computing, proxy, kind, number):
+    """It is the first that the client hears, or comes later; it is of another fingerprint."""
+    batches = batches_of(14)
+    whole = undisturbed(computing.url, batches)
+    proxy.begin(lambda asked: Fault(kind) if asked == ("POST", number, 0) else None)
+    undisturbed(proxy.url, batches, recipe="sparse")
+    assert epoch(proxy.url, batches, prefetch=1, connections=1) == whole
+    assert proxy.done == [Fault(kind)]
 
 
 def test_messages_that_are_garbled(computing, proxy):

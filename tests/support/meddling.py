@@ -188,13 +188,13 @@ class Meddler(ThreadingHTTPServer):
         self.upstream = urlsplit(upstream).netloc
         self.over = threading.Event()
         self._lock = threading.Lock()
-        self._past = deque(maxlen=8)
         self._waiting = None
         self.begin()
 
     def begin(self, meddle=lambda _: None):
-        """Forget the requests of before, but not what was replied to them."""
+        """Forget what was before."""
         self._seen, self.replies, self.done = {}, [], []
+        self._past = deque(maxlen=8)
         self.meddle = meddle
 
     def __enter__(self):
