@@ -266,8 +266,8 @@ def test_a_redis_that_is_not_there(configured, made, own_redis):
 
 
 def test_a_cache_without_room_is_told(configured, saved, tmp_path):
-    assert prefill(configured(MEMORY, name="m.yaml"), saved(rows(12_000)), out=tmp_path / "out").code == 0
-    done = commands.import_export(configured(f"lmdb://{tmp_path}/cache?max_bytes=1MiB"), tmp_path / "out")
+    assert prefill(configured(MEMORY, name="m.yaml"), saved(rows(25_000)), out=tmp_path / "out").code == 0
+    done = commands.import_export(configured(f"lmdb://{tmp_path}/cache?max_bytes=4MiB"), tmp_path / "out")
     assert done.code == 1
     assert "are kept no longer: the cache has no room for all of the data" in done.notes[0]
 
