@@ -220,7 +220,7 @@ from service.teachers.fake import FakeTeacher
 answer, asked = FakeTeacher.answer, []
 def counted(self, inputs):
     asked.append(self.name)
-    if len(asked) == 250:
+    if len(asked) == 1000:  # two teachers, sixteen rows: more rows than are on their way at a time
         os.kill(os.getpid(), signal.SIGKILL)
     return answer(self, inputs)
 FakeTeacher.answer = counted
@@ -228,13 +228,15 @@ FakeTeacher.answer = counted
 
 
 def test_killed_over_a_folder_it_goes_on_where_it_was(configured, saved):
-    config, data = configured(), saved(rows(3000))
+    config, data = configured(), saved(rows(10_000))
     code, _, _ = typed("prefill", config, data, first=KILL_AT_BATCH)
     assert code == -signal.SIGKILL
     before = [value is not None for value in asyncio.run(kept(config, data))]
-    assert 0 < sum(before) < 3000
+    assert 0 < sum(before) < 10_000
     done = prefill(config, data)
-    assert done.said.startswith(f"3000 rows: {sum(before)} were in the cache, {3000 - sum(before)} are now, ")
+    assert done.said.startswith(
+        f"10000 rows: {sum(before)} were in the cache, {10_000 - sum(before)} are now, "
+    )
 
 
 def test_a_redis_that_is_not_there(configured, saved, own_redis):

@@ -32,6 +32,8 @@ ensembles:
       sparse: {operator: linear, temperature: 2.0, sparsity: {top_k: 2}}
 """
 WAIT_S = 120
+# Whoever runs the tests in the background of a shell has interrupts ignored, and so have all that he starts.
+HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 SPECS = {"x": TensorSpec("<f4", (6,))}
 
 
@@ -51,7 +53,12 @@ def prefill(config, data, *, ensemble=None, recipe="default", out=None, options=
 def begun(*arguments, first=""):
     """The command as a process; ``first`` is Python that it runs before."""
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{first}\nfrom service.cli import main; main()", *map(str, arguments)],
+        [
+            sys.executable,
+            "-c",
+            f"{HEEDS}\n{first}\nfrom service.cli import main; main()",
+            *map(str, arguments),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
