@@ -180,6 +180,7 @@ def ratios_of_answers(name: str, rounds: int) -> str:
 
         ask(whole)
         reply, classes = ask(digests), tuple(client.info()["classes"])
+        digest = wire.classes_digest(classes)
         specs = {"x": wire.TensorSpec("<f4", teachers.shape)}
         runs: list[Callable[[], object]] = [
             lambda: ask(digests),

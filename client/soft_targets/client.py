@@ -4,7 +4,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
@@ -65,9 +64,9 @@ class Client:
         timeout_s: seconds without any progress after which a request is given up; longer than the server's
             own 60 s, after which it answers for rows that are late.
         retry_s: seconds for which a request that failed for a reason that may pass is tried again (no answer,
-            an incomplete one, 429, 502, 503 and 504), with growing waits; 0 for not at all. At most 10 s
-            until a server has answered for the first time. What is tried again is told to the logger
-            ``soft_targets``.
+            an incomplete or a garbled one, 429, 502, 503 and 504), with growing waits; 0 for not at all. At
+            most 10 s until a server has answered for the first time. What is tried again is told to the
+            logger ``soft_targets``.
         connections: how many requests may be under way at once.
         key: for a server that asks for one; it needs the scope ``targets:read``. Sent to ``base_url`` only,
             in the clear unless that is https.
@@ -137,19 +136,17 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self._arguments | {"fingerprint": self._fingerprint},)
 
     def close(self) -> None:
-        """Stop what ``distill`` has under way and close all connections; may be called twice."""
+        """Stop what is under way and close all connections; may be called twice, and from any thread.
+
+        Requests that were sent are waited for, at the longest until ``timeout_s`` ends them.
+        """
         self._session.close()
 
     @property
@@ -245,11 +242,8 @@ class Client:
             InputError: an argument does not make sense.
         """
         _check_errors(errors)
-        for name, value in (
-            ("prefetch", prefetch),
-            ("prefetch_rows", prefetch_rows),
-            ("prefetch_bytes", prefetch_bytes),
-        ):
+        bounds = {"prefetch": prefetch, "prefetch_rows": prefetch_rows, "prefetch_bytes": prefetch_bytes}
+        for name, value in bounds.items():
             if value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
         session, tally, room = self._session, Tally(self._session.tally), _room(pin_memory=pin_memory)
@@ -358,12 +352,11 @@ class Client:
         """Refuse an answer of another fingerprint than the first."""
         self._expect(fingerprint)
         if self._fingerprint != fingerprint:
-            others = (
-                f"earlier ones {self._fingerprint}: the ensemble was changed meanwhile; make a new client"
+            kept = "earlier ones" if self._arguments["fingerprint"] is None else "this client was made for"
+            raise OtherFingerprint(
+                f"this answer has the fingerprint {fingerprint}, {kept} {self._fingerprint}: "
+                "the ensemble was changed meanwhile; make a new client"
             )
-            if self._arguments["fingerprint"] is not None:
-                others = f"this client was made for {self._fingerprint}: teachers or recipe are others"
-            raise OtherFingerprint(f"this answer has the fingerprint {fingerprint}, {others}")
 
     def _expect(self, fingerprint: str) -> None:
         """Take only targets of this fingerprint from now on."""

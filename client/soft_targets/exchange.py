@@ -206,6 +206,8 @@ class Join:
             [row, *_] = self._named(part, absent)
             raise WireError(f"row {row!r} was sent whole, yet the answer calls it absent")
         with self._lock:
+            for _, batch in batches:
+                self._room(batch)  # before anything is placed: another try may follow
             for places, batch in batches:
                 self._place(part.rows[places], batch)
         return [source for _, batch in batches for source in batch.sources], np.array(absent, dtype=np.intp)
@@ -328,8 +330,6 @@ class Join:
                     kept[rows[~good]] = 0 if values.dtype.kind == "i" else math.nan
 
     def _check(self, batch: wire.ReplyBatch) -> None:
-        if batch.row_ids.null_count or not set(batch.sources) <= set(wire.SOURCES):
-            raise WireError("the answer has a row without an id, or from a source that the format has not")
         width, classes = batch.log_probs.shape[1], len(self._classes)
         if (width > classes) if batch.indices is not None else (width != classes):
             raise WireError(f"the answer has {width} log-probabilities a row for {classes} classes")

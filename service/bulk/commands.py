@@ -22,12 +22,13 @@ from service.bulk.tally import Tally
 from service.bulk.verifying import Verdict, draw, recompute
 from service.config import Settings, load
 from service.engine.ensemble import Overrides
-from service.errors import ConfigError, RequestError, ServiceError
+from service.errors import ConfigError, RequestError, ServiceError, TeacherUnreachable
 
 DONE, NO, WRONG, MISSING, INTERRUPTED = 0, 1, 2, 3, 130
 ENDS: dict[type[ServiceError], int] = {
     ExportRefused: NO,
     CacheLost: MISSING,
+    TeacherUnreachable: MISSING,
     DataError: WRONG,
     ConfigError: WRONG,
     RequestError: WRONG,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 from service.admission import Certifier
-from service.batching.batcher import Batcher, Ticket
+from service.batching.batcher import Batcher, Settled, Ticket
 from service.batching.intake import Intake
 from service.cache import Store, open_store
 from service.config import RecipeSection, Settings
@@ -343,12 +343,11 @@ class Engine:
         self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None
     ) -> AsyncGenerator[Group, None]:
         """The groups of rows in which tickets are settled; the last one says what is late."""
-        loop = asyncio.get_running_loop()
         try:
             if first is not None and first.rows:
                 yield first
             for ticket in tickets:
-                while settled := await asyncio.wait_for(ticket.settled(), deadline - loop.time()):
+                while settled := await _before(deadline, ticket):
                     yield of_settled(settled)
         except TimeoutError:
             late = RowFailure(
@@ -361,6 +360,19 @@ class Engine:
         finally:
             for ticket in tickets:
                 ticket.leave()
+
+
+async def _before(deadline: float, ticket: Ticket[Answer]) -> list[Settled[Answer]]:
+    """What is settled of a ticket.
+
+    Not by ``asyncio.wait_for``: Python 3.11's swallows a cancellation that comes as its future is done, and
+    whoever had left, or would wait no longer, went on being answered.
+
+    Raises:
+        TimeoutError: nothing was before the deadline.
+    """
+    async with asyncio.timeout_at(deadline):
+        return await ticket.settled()
 
 
 def _load(name: str, settings: Settings, certifier: Certifier) -> Ensemble:

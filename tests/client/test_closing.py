@@ -1,5 +1,6 @@
 """Closing from any thread, whatever is under way; and errors that go from one process to another."""
 
+import contextlib
 import gc
 import pickle
 import threading
@@ -115,6 +116,48 @@ def test_closing_waits_for_what_is_under_way_and_opens_nothing_after_it(server, 
     assert server.connections == 1
     del client
     gc.collect()  # a connection that was left open would be told here
+
+
+def test_a_client_may_be_closed_by_what_reads_for_it(server, answers):
+    """In the thread that reads the loader, which then does not wait for itself."""
+    client = Client(server.url, ensemble="pets")
+
+    def inputs(seed):
+        if seed == 2:
+            client.close()
+        return answers.inputs(2, seed)
+
+    with pytest.raises(SoftTargetsError, match="closed"):
+        list(client.distill(range(9), inputs=inputs))
+
+
+def test_a_stream_that_ends_in_one_of_the_clients_own_threads_waits_for_none(server, answers):
+    """The garbage collector ends abandoned ones in any thread; another thread may be waiting for that one."""
+    arrived, let_go = threading.Event(), threading.Event()
+
+    def held(asked):
+        arrived.set()
+        assert let_go.wait(answers.patience_s)
+        return server.honest(asked)
+
+    server.answer = held
+    with Client(server.url, ensemble="pets", timeout_s=answers.patience_s) as client:
+        stream = client.distill(range(9), inputs=lambda seed: answers.inputs(2, seed))
+
+        def consume():
+            with contextlib.suppress(SoftTargetsError):
+                next(iter(stream))
+
+        consuming = threading.Thread(target=consume, daemon=True)
+        consuming.start()
+        assert arrived.wait(answers.patience_s)
+        own = threading.Thread(target=stream.close, name="soft-targets-part_0", daemon=True)
+        own.start()
+        own.join(answers.patience_s)
+        assert not own.is_alive()
+        let_go.set()
+        consuming.join(answers.patience_s)
+        assert not consuming.is_alive()
 
 
 def test_many_may_close(server, answers):

@@ -78,6 +78,26 @@ def test_a_habit_is_made_by_answers_to_rows_and_lost_by_absent_ones(server, larg
     assert forms(server)[4:] == ["digests", "rows", "rows", "rows"]
 
 
+def test_where_most_rows_are_kept_asking_by_digest_goes_on(server, large):
+    """Those that were absent are sent whole, which says nothing new of the others."""
+
+    def some(seed, rows):
+        inputs = large(10, seed)
+        return {name: values[:rows] for name, values in inputs.items()}
+
+    with Client(server.url, ensemble="pets", digest_first="never") as other:
+        for seed in range(6):
+            other.soft_targets(some(seed, 7))
+    asked = len(server.asked)
+    with Client(server.url, ensemble="pets") as client:
+        for seed in (0, 0):
+            client.soft_targets(some(seed, 7))
+        for seed in range(1, 6):
+            client.soft_targets(some(seed, 10))
+    assert forms(server)[asked:] == ["rows", "digests"] + ["digests", "rows"] * 5
+    assert {len(one.row_ids) for one in server.asked[asked + 3 :: 2]} == {3}
+
+
 def test_an_epoch_over_kept_rows_sends_a_fiftieth_of_the_first(server, answers, large):
     with Client(server.url, ensemble="pets") as client:
         stream = client.distill(range(24), inputs=lambda seed: large(32, seed), prefetch=3)
@@ -100,6 +120,64 @@ def test_digests_do_not_depend_on_how_inputs_are_given(server, large):
         client.soft_targets(inputs | {"pixels": np.asfortranarray(inputs["pixels"].astype(np.float64))})
         client.soft_targets(inputs | {"pixels": inputs["pixels"].tolist()})
     assert forms(server) == ["digests", "rows", "digests", "digests"]
+
+
+def test_a_row_that_is_evicted_is_sent_again(server, answers, large):
+    inputs = large(4)
+    with Client(server.url, ensemble="pets", digest_first="always") as client:
+        client.soft_targets(inputs)
+        for digest in list(server.known)[1:3]:
+            del server.known[digest]
+        targets = client.soft_targets(inputs)
+    np.testing.assert_array_equal(targets.log_probs, answers.target_of(inputs["pixels"]))
+    assert targets.source == ["hit", "miss", "miss", "hit"]
+
+
+def test_rows_that_come_and_go_between_the_two_requests(server, answers, large):
+    """What was a hit stays one though it is evicted; what was absent may be kept by now."""
+    inputs = large(4)
+
+    def answer(asked):
+        reply = server.honest(asked)
+        if asked.inputs is None:
+            server.known.clear()
+        return reply
+
+    with Client(server.url, ensemble="pets", digest_first="always") as client:
+        client.soft_targets({name: values[:2] for name, values in inputs.items()})
+        server.answer = answer
+        targets = client.soft_targets(inputs)
+        assert targets.source == ["hit", "hit", "miss", "miss"]
+        np.testing.assert_array_equal(targets.log_probs, answers.target_of(inputs["pixels"]))
+        server.answer = answers.first(
+            *[server.honest] * len(server.asked),
+            lambda asked: answers.reply_of(asked, answers.known_of(asked, {})),
+            then=server.honest,
+        )
+        targets = client.soft_targets({name: values[2:] for name, values in inputs.items()})
+    assert targets.source == ["hit", "hit"]
+
+
+def test_a_row_that_is_answered_with_an_error_by_digest_is_not_sent(server, answers, large):
+    """Nor is one that is called absent held to be an error, whatever code stands there."""
+
+    def answer(asked):
+        if asked.inputs is not None:
+            return server.honest(asked)
+        rows = answers.known_of(asked, {})
+        rows.sources[1], rows.errors[1] = "error", ("deadline_exceeded", "late")
+        return answers.reply_of(asked, rows)
+
+    server.answer = answer
+    inputs = large(3)
+    with Client(server.url, ensemble="pets", digest_first="always") as client:
+        targets = client.soft_targets(inputs, errors="keep")
+    assert targets.errors == {1: ("deadline_exceeded", "late")}
+    assert targets.source == ["miss", "error", "miss"]
+    assert [len(asked.row_ids) for asked in server.asked] == [3, 2]
+    np.testing.assert_array_equal(
+        targets.log_probs[targets.valid], answers.target_of(inputs["pixels"])[[0, 2]]
+    )
 
 
 def test_a_row_that_is_absent_fails_like_any_other(server, answers, large):

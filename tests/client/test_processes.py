@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import pickle
 import threading
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from soft_targets import Client, OtherFingerprint, SoftTargets
+from soft_targets import Client, FailedRows, OtherFingerprint, SoftTargets
 
 ROWS = 12
 
@@ -123,6 +124,52 @@ def test_a_fork_while_every_lock_is_held(server):
                 lock.release()
     results.close()
     results.join_thread()
+
+
+def test_a_fork_that_leaves_a_stream_touches_nothing_of_its_parent(server):
+    """The stream's threads are the parent's, and what they had locked is locked for ever in the child."""
+
+    def leave(stream, results):
+        stream.close()
+        results.put("left")
+
+    context = multiprocessing.get_context("fork")
+    with Client(server.url, ensemble="pets") as client:
+        distillation = client.distill(range(9), inputs=lambda _: inputs_of(ROWS))
+        stream = iter(distillation)
+        next(stream)
+        results = context.Queue()
+        with distillation._under_way._window._changed:
+            child = context.Process(target=leave, args=(stream, results))
+            child.start()
+        assert results.get(timeout=60) == "left"
+        child.join(60)
+        assert child.exitcode == 0
+        assert len(list(stream)) == 8
+    results.close()
+    results.join_thread()
+
+
+def fail(client):
+    client.soft_targets(inputs_of(ROWS), row_ids=[f"row {row}" for row in range(ROWS)])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_errors_come_out_of_other_processes_whole(server, answers, method):
+    def failing(asked):
+        rows = answers.rows_of(asked)
+        rows.values[3], rows.sources[3], rows.errors[3] = None, "error", ("teacher_failed", "svm")
+        return answers.reply_of(asked, rows)
+
+    server.answer = failing
+    context = multiprocessing.get_context(method)
+    with (
+        Client(server.url, ensemble="pets") as client,
+        ProcessPoolExecutor(1, mp_context=context) as processes,
+        pytest.raises(FailedRows, match="row 3: teacher_failed: svm") as caught,
+    ):
+        processes.submit(fail, client).result(60)
+    assert caught.value.errors == {"row 3": ("teacher_failed", "svm")}
 
 
 def test_streams_in_many_threads_do_not_mix(server, answers):

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pickle
 import pty
 import struct
 import subprocess
@@ -135,11 +136,44 @@ def test_probabilities_of_half_precision_are_float32(client, answers):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
-def test_memory_is_pinned_for_an_accelerator_alone(client, answers):
+def test_memory_is_pinned_for_an_accelerator_alone(server, client, answers):
     with pytest.raises(InputError, match="pin_memory needs an accelerator"):
         client.soft_targets(answers.inputs(1), pin_memory=True)
     with pytest.raises(InputError, match="pin_memory needs an accelerator"):
-        next(iter(client.distill(range(1), inputs=lambda seed: answers.inputs(1, seed), pin_memory=True)))
+        client.distill(range(1), inputs=lambda seed: answers.inputs(1, seed), pin_memory=True)
+    assert server.asked == []
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from soft_targets import Client
+with Client(sys.argv[1], ensemble="pets") as client:
+    inputs = {"pixels": [[0.0, 1.0, 2.0]], "caption": ["x"]}
+    targets = client.soft_targets(inputs)
+    for need in (targets.tensors, lambda: client.soft_targets(inputs, pin_memory=True)):
+        try:
+            need()
+        except ImportError as exc:
+            print(exc, exc.name)
+"""
+
+
+def test_without_torch_it_says_what_to_install(server):
+    command = [sys.executable, "-c", WITHOUT_TORCH, server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "this needs PyTorch: pip install 'soft-targets-client[torch]' torch\n" * 2
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_targets_travel_between_processes(server, answers, top_k):
+    """As they do from a loader's workers."""
+    failing(server, answers, 1)
+    with Client(server.url, ensemble="pets", top_k=top_k) as client:
+        targets = client.soft_targets(answers.inputs(4), errors="keep")
+    copy = pickle.loads(pickle.dumps(targets))
+    for name in targets.__slots__:
+        np.testing.assert_equal(getattr(copy, name), getattr(targets, name))
 
 
 # ------------------------------------------------------------------------------------------------- progress

@@ -396,12 +396,14 @@ async def test_several_batches_are_under_way_and_no_thread_waits_for_a_teacher(o
         "FAR", server.address("m")
     )
     near = '- {name: near, model: "fake://?classes=3&features=4&seed=1", output: {kind: logits}}'
+    before = set(threading.enumerate())  # of engines of other tests
     engine = opened((near, two), ("      near: {operator: linear, weights: {near: 1}}\n", ""))
     together = threading.Barrier(16, timeout=20)  # eight batches, each asking both teachers
     server.always = lambda handler, reply: (together.wait(), handler.send(reply))
     rows = rows_of(64)
     close_to(await ask(engine, rows), np.exp(models.log_softmax(logits(rows))))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("teachers-toy")]
+    since = set(threading.enumerate()) - before
+    assert not [thread for thread in since if thread.name.startswith("teachers-toy")]
 
 
 # ---- absent at start

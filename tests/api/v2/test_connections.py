@@ -101,11 +101,11 @@ class Held:
         self.started, self.released, self.calls, self.run = threading.Event(), threading.Event(), 0, plans.run
         plans.run = self
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **named):
         self.calls += 1
         self.started.set()
         assert self.released.wait(30)
-        return self.run(*arguments)
+        return self.run(*arguments, **named)
 
 
 def rows(count, seed=0):
@@ -144,6 +144,26 @@ async def test_who_waits_no_longer_than_so_is_told(engine, tmp_path):
     assert caught.value.row_code == "deadline_exceeded"
     assert "40 of 40 rows have no target" in str(caught.value)
     assert "row 0: not answered within the timeout of 0.02 s" in str(caught.value)
+    assert engine.batchers["slow"].queued == 0
+    held.released.set()
+
+
+@pytest.mark.parametrize("timeout_us", [1, 10, 100, 1000])
+async def test_a_timeout_that_is_over_at_once_is_not_lost(engine, tmp_path, timeout_us):
+    held = Held(engine.ensemble("slow").plans)
+    call = Call(*request_of(rows(40), ["x"], parameters={"timeout": timeout_us}))
+    with pytest.raises(RowsFailed) as caught:
+        await call.made(engine, tmp_path)
+    assert caught.value.row_code == "deadline_exceeded"
+    held.released.set()
+
+
+async def test_one_who_is_gone_before_anything_is_asked_is_answered_by_nobody(engine, tmp_path):
+    held = Held(engine.ensemble("slow").plans)
+    call = Call(*request_of(rows(40), ["x"]))
+    call.gone.set()
+    await call.made(engine, tmp_path)
+    assert not call.sent
     assert engine.batchers["slow"].queued == 0
     held.released.set()
 
