@@ -67,7 +67,7 @@ async def bring(labeller: Labeller, folder: Path, manifest: Manifest, tally: Tal
         await arrive(store, absent, patience_s=labeller.patience_s)
         return len(batch), len(absent), digests
 
-    batches = (batch for file in manifest.files for batch in read_part(folder / file.name))
+    batches = (batch for file in manifest.files for batch in read_part(folder / file.name, layout))
     async with aclosing(ordered(batches, put, at_a_time=AT_A_TIME)) as done:
         async for rows, brought, digests in done:
             tally.done += rows

@@ -129,5 +129,5 @@ async def answering(store: Store, fingerprint: str, *, patience_s: float) -> Non
 
 
 def _lost(store: Store, count: int) -> str:
-    why = "; ".join(store.degraded()) or "it says nothing of why; is there room for a value (max_bytes)?"
+    why = "; ".join(store.degraded()) or "it does not say why; has it room (max_bytes, maxmemory)?"
     return f"{count} values did not arrive in the cache: {why}"

@@ -22,7 +22,7 @@ GROUP_BYTES = 16 << 20
 # Of a file, and what a row takes beside its value. A run that is killed does the file again that it was at.
 FILE_BYTES, ROW_BYTES = 64 << 20, 64
 FILE_ROWS = 1 << 16
-ROWS_AT_A_TIME = 4096
+ROWS_AT_A_TIME, BYTES_AT_A_TIME = 1024, 8 << 20
 BUFFER_BYTES = 1 << 20
 
 
@@ -166,7 +166,8 @@ def check_files(folder: Path, manifest: Manifest, layout: Layout) -> None:
             raise ExportRefused(f"{path} has {rows} rows of {found.names}, other than the manifest says")
 
 
-def read_part(path: Path, names: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_part(path: Path, layout: Layout) -> Iterator[pa.RecordBatch]:
     """The rows of a file that was checked, some at a time."""
+    rows = max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // layout.row_bytes))
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
-        yield from file.iter_batches(ROWS_AT_A_TIME, columns=names, use_threads=False)
+        yield from file.iter_batches(rows, use_threads=False)

@@ -72,7 +72,7 @@ def draw(folder: Path, manifest: Manifest, layout: Layout, *, count: int, seed: 
         if not len(_between(drawn, start, stop)):
             start = stop
             continue
-        for batch in read_part(folder / file.name):
+        for batch in read_part(folder / file.name, layout):
             kept = batch.filter(batch["keep"])
             rows = kept.take(pa.array(_between(drawn, start, start + len(kept)) - start))
             ids, digests = rows["row_id"].to_pylist(), rows["digest"].to_pylist()

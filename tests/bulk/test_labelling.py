@@ -216,7 +216,7 @@ async def test_a_cache_that_says_nothing_of_why_is_asked_about_its_room():
             pass
 
     store = store_on(Hole())
-    with pytest.raises(CacheLost, match=r"is there room for a value \(max_bytes\)\?"):
+    with pytest.raises(CacheLost, match=r"it does not say why; has it room \(max_bytes, maxmemory\)\?"):
         await arrive(store, some(3), patience_s=0.05)
     await store.close()
 

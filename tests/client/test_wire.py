@@ -4,8 +4,9 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
-from golden_files import ALL, ERROR, METADATA, written
-from golden_files import DENSE as DENSE_ROWS
+from golden_files import ALL
+from golden_replies import DENSE as DENSE_ROWS
+from golden_replies import ERROR, METADATA, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,9 @@ ensembles:
       default: {operator: linear, temperature: 2.0}
       sparse: {operator: linear, temperature: 2.0, sparsity: {top_k: 2}}
 """
+WAIT_S = 120
+# Whoever runs the tests in the background of a shell has interrupts ignored, and so have all that he starts.
+HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 SPECS = {"x": TensorSpec("<f4", (6,))}
 
 
@@ -45,20 +49,31 @@ def prefill(config, data, *, ensemble=None, recipe="default", out=None, options=
     )
 
 
+@contextmanager
 def begun(*arguments, first=""):
     """The command as a process; ``first`` is Python that it runs before."""
-    return subprocess.Popen(
-        [sys.executable, "-c", f"{first}\nfrom service.cli import main; main()", *map(str, arguments)],
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"{HEEDS}\n{first}\nfrom service.cli import main; main()",
+            *map(str, arguments),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def typed(*arguments, first=""):
     """The command as a process, to its end: the exit code, and what it said and noted."""
-    process = begun(*arguments, first=first)
-    said, noted = process.communicate(timeout=120)
+    with begun(*arguments, first=first) as process:
+        said, noted = process.communicate(timeout=WAIT_S)
     return process.returncode, said, noted
 
 
