@@ -64,7 +64,7 @@ def test_leaving_a_loop_ends_its_waits(server, answers):
         return answers.refused(503, "3600")
 
     server.answer = refuses
-    with Client(server.url, ensemble="pets", retry_s=1e6) as client:
+    with Client(server.url, ensemble="pets", connections=1, retry_s=1e6) as client:
         for _ in client.distill(range(9), inputs=lambda seed: answers.inputs(2, seed)):
             assert refused.wait(answers.patience_s)
             break

@@ -162,7 +162,7 @@ def test_a_server_that_hangs_is_passed_over_though_the_time_for_retries_is_over(
         return answers.reply_of(asked)
 
     server.answer = hangs
-    with both(server, replica, answers, timeout_s=0.2, retry_s=0.01) as client:
+    with both(server, replica, answers, timeout_s=0.5, retry_s=0.01) as client:
         for _ in range(2):
             client.soft_targets(answers.inputs(1))
         assert client.stats.retries == 1
@@ -171,7 +171,7 @@ def test_a_server_that_hangs_is_passed_over_though_the_time_for_retries_is_over(
 
 def test_both_die(server, replica, answers):
     server.answer = replica.answer = answers.gone
-    with both(server, replica, answers, retry_s=0.5) as client:
+    with both(server, replica, answers, retry_s=1) as client:
         client.info()
         with pytest.raises(ServerUnreachable, match="cannot be reached") as caught:
             client.soft_targets(answers.inputs(1))
