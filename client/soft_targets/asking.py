@@ -3,16 +3,16 @@
 import math
 import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx2
 
 from soft_targets import wire
 from soft_targets.errors import InputError, RequestRefused, ServerUnreachable, WireError
-from soft_targets.servers import Server
+from soft_targets.servers import Answer, Server
 
 MAX_ROWS = 256
 MAX_BYTES = 16 * 1024 * 1024
@@ -159,26 +159,39 @@ def get(server: Server, path: str) -> httpx2.Response:
 
 
 def post(
-    server: Server, path: str, params: Mapping[str, str], body: bytes, *, accept: str, max_bytes: int
-) -> tuple[bytes, httpx2.RequestError | None]:
-    """Send one request for targets; the answer as far as it came, and what broke it off if anything did.
+    server: Server,
+    path: str,
+    params: Mapping[str, str],
+    body: bytes,
+    read: Callable[[bytes, httpx2.RequestError | None], Answer],
+    *,
+    accept: str,
+    max_bytes: int,
+) -> Answer:
+    """Send one request for targets, and have the answer read before its connection serves another.
+
+    Returns:
+        What ``read`` returned.
 
     Args:
         server: whom.
         path: the route.
         params: the query.
         body: an Arrow stream.
+        read: is given the answer as far as it came, and what broke it off if anything did. Where it raises
+            WireError, the connection is hung up: answers that follow may be another request's too.
         accept: what the answer may be.
         max_bytes: what an answer may take.
 
     Raises:
         ServerUnreachable: no answer came.
         RequestRefused: the server refused.
-        WireError: the answer is no Arrow stream, or longer than it may be.
+        WireError: the answer is no Arrow stream, longer than it may be, or what ``read`` raises.
     """
     # No content coding: a stream is compressed as the server and this client agree, or not at all.
     headers = {"Content-Type": wire.ARROW, "Accept": accept, "Accept-Encoding": "identity"}
     pieces: list[bytes] = []
+    broken: httpx2.RequestError | None = None
     try:
         with server.http.stream("POST", path, params=params, content=body, headers=headers) as response:
             if response.status_code != OK:
@@ -189,16 +202,21 @@ def post(
                 raise WireError(f"{server.base_url} answered with {kind or 'no type'}, not {wire.ARROW}")
             size = 0
             try:
-                for piece in response.iter_bytes():
+                # response.iter_bytes() would give the connection back at its end.
+                for piece in cast("httpx2.SyncByteStream", response.stream):
                     pieces.append(piece)  # what came before a break stays in the list
                     size += len(piece)
                     if size > max_bytes:
                         raise WireError(f"the answer of {server.base_url} is longer than its rows can be")
             except httpx2.RequestError as exc:
-                return b"".join(pieces), exc
+                broken = exc
+            try:
+                return read(b"".join(pieces), broken)
+            except WireError:
+                response.extensions["network_stream"].close()
+                raise
     except httpx2.RequestError as exc:
         raise unreachable(server, exc) from exc
-    return b"".join(pieces), None
 
 
 def unreachable(server: Server, exc: httpx2.RequestError) -> ServerUnreachable:

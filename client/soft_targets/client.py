@@ -327,11 +327,13 @@ class Client:
         max_bytes = _ANSWER_BYTES + len(part.rows) * (_ROW_BYTES + self._target_bytes())
 
         def send(server: Server) -> tuple[int, list[str], Array]:
-            path, params = f"{self._path}/soft-targets", self._params
-            answer, broken = post(server, path, params, body, accept=self._accept, max_bytes=max_bytes)
-            try:
+            def read(answer: bytes, broken: Exception | None) -> tuple[int, list[str], Array]:
                 came = call.join.add(part, answer, broken=broken, by_digest=by_digest, max_bytes=max_bytes)
                 return len(answer), *came
+
+            path, params = f"{self._path}/soft-targets", self._params
+            try:
+                return post(server, path, params, body, read, accept=self._accept, max_bytes=max_bytes)
             except OtherFingerprint as exc:
                 raise OtherFingerprint(f"{server.base_url}: {exc}") from None
             except WireError as exc:

@@ -126,7 +126,7 @@ class Join:
         row_ids: B ids, the caller's.
         classes: C names.
         classes_digest: of them, as answers must have it.
-        agree: told each answer's fingerprint before its rows are read; raises where it may not be.
+        agree: told the fingerprint of each answer that is whole; raises where it may not be.
         room: makes the arrays to fill, from shape and dtype.
     """
 
@@ -178,7 +178,8 @@ class Join:
         """
         came = np.zeros(len(part.rows), dtype=bool)
         try:
-            batches, closing = self._read(part, wire.read_reply(answer, max_bytes=max_bytes), came)
+            metadata, entries = wire.read_reply(answer, max_bytes=max_bytes)
+            batches, closing = self._read(part, entries, came)
         except WireError as exc:
             named = isinstance(exc, IncompleteStream) and exc.row_ids
             if named or not (broken or isinstance(exc, IncompleteStream)):
@@ -196,6 +197,10 @@ class Join:
                 f"the closing batch says {closing.rows} rows, {closing.failed} failed; "
                 f"{len(came)} rows came, {failed} failed"
             )
+        # Only now that it is known to answer this question: another's says nothing of this call's targets.
+        said = self._believe(metadata)
+        for _, batch in batches:
+            self._check(batch)
         absent = [
             places[place]
             for places, batch in batches
@@ -206,6 +211,9 @@ class Join:
             [row, *_] = self._named(part, absent)
             raise WireError(f"row {row!r} was sent whole, yet the answer calls it absent")
         with self._lock:
+            if self._said not in (None, said):
+                raise WireError("answers to one call differ in their fingerprint or temperature")
+            self._said = said
             for _, batch in batches:
                 self._room(batch)  # before anything is placed: another try may follow
             for places, batch in batches:
@@ -247,21 +255,14 @@ class Join:
     def _read(
         self,
         part: Part,
-        answer: tuple[dict[str, str], Iterator[wire.ReplyBatch | wire.Closing]],
+        entries: Iterator[wire.ReplyBatch | wire.Closing],
         came: Array,
     ) -> tuple[list[tuple[Array, wire.ReplyBatch]], wire.Closing]:
         """Batches, with their rows' places in the part; ``came`` is told the rows that were read."""
-        metadata, entries = answer
-        said = self._believe(metadata)
         batches: list[tuple[Array, wire.ReplyBatch]] = []
         for entry in entries:
             if isinstance(entry, wire.Closing):
-                with self._lock:
-                    if self._said not in (None, said):
-                        raise WireError("answers to one call differ in their fingerprint or temperature")
-                    self._said = said
                 return batches, entry
-            self._check(entry)
             batches.append((self._places(part, entry, came), entry))
         raise AssertionError("read_reply ends with a closing batch or raises")
 

@@ -118,7 +118,10 @@ def test_what_was_trained_on_is_not_asked_for_again(out):
 
 
 def test_targets_of_another_recipe_are_refused(out):
-    assert len(said(out, r"refused: .*this answer has the fingerprint [0-9a-f]{64}, earlier ones")) == 1
+    assert (
+        len(said(out, r"refused: .*this answer has the fingerprint [0-9a-f]{64}, this client was made for"))
+        == 1
+    )
     assert not list((out / "refused").glob("checkpoint-88"))
 
 
