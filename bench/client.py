@@ -3,7 +3,7 @@
 make bench-client
 
 The teachers are those of `bench/sets.py`, the server is a process of its own on the same processors, with its
-answers in memory. Four questions, in interleaved rounds:
+answers in memory. Five questions, in interleaved rounds:
 
 stall: a loop over `distill` with batches of 128 rows and a step that sleeps 20 ms, new rows and rows that are
 kept: the share of its time that it waits (`Stats.stall`, the first batch included), and its time over that of
@@ -15,6 +15,9 @@ upload: rows of 3 KB, sent for the first time and from then on: bytes of the lat
 answer: one request of 128 kept rows at a time, asked for by digest: the time of `Client.soft_targets` over
 that of a bare httpx2 client that posts a finished body and reads the reply; what of it reading the reply and
 joining its rows takes, and what hashing and encoding them does.
+
+decoding: two threads fetch kept rows, and either drop the answers or read and join them: what that adds to
+the time, between processes of this machine and over a link of 1 Gbit/s (a relay that holds replies back).
 
 rate: rows per second of a loop without a step over those of bare sockets that send finished bodies and look
 at nothing (`bench/server.py`), both on two connections.
@@ -31,6 +34,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +53,7 @@ MEMORY = '{url: "memory://?max_bytes=2GiB"}'
 UPLOADED = 40  # batches
 ASKED_S = 1.0  # of requests of each kind in a round
 WARM_UP = 3
+LINK_BYTES_PER_S = 125e6
 LIBRARIES = ("numpy", "pyarrow", "httpx2", "blake3", "onnxruntime")
 
 
@@ -103,14 +108,15 @@ def bare_loop(batches: Sequence[Array]) -> float:
 
 
 class Relay:
-    """Passes bytes on, and counts those on their way to the server."""
+    """Passes bytes on, counts those to the server, and lets those to the client through at a rate."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, reply_bytes_per_s: float = float("inf")) -> None:
         parts = urlsplit(url)
         self._upstream = (parts.hostname, parts.port)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self.sent_bytes = 0
+        self._bytes_per_s, self._free_at, self._lock = reply_bytes_per_s, 0.0, threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -130,9 +136,14 @@ class Relay:
         # Either side's end is the connection's: HTTP/1.1 has no use for half of one.
         with here, there, suppress(OSError):
             while data := here.recv(1 << 16):
-                there.sendall(data)
                 if counted:
                     self.sent_bytes += len(data)
+                else:
+                    with self._lock:
+                        now = time.perf_counter()
+                        self._free_at = max(now, self._free_at) + len(data) / self._bytes_per_s
+                    time.sleep(self._free_at - now)
+                there.sendall(data)
 
 
 def upload(rounds: int) -> Iterator[str]:
@@ -220,6 +231,51 @@ def interleaved(runs: Sequence[Callable[[], object]]) -> list[float]:
     return [statistics.median(times[WARM_UP:]) for times in took]
 
 
+# --------------------------------------------------------------------------------------------------- decoding
+
+
+def decoding(rounds: int) -> Iterator[str]:
+    for name, count in (("S", 64), ("M", 64), ("V", 8)):
+        with serving(name) as url:
+            relay = Relay(url, reply_bytes_per_s=LINK_BYTES_PER_S)
+            whole, digests = bodies_of(SETS[name], rows_of(SETS[name], count * BATCH, 5000), BATCH)
+            for kind, bodies in (("sent whole", whole), ("by digest", digests)):
+                columns = [shown(added(at, bodies, rounds)) for at in (url, relay.url)]
+                yield f"| {name}, {kind} | {' | '.join(columns)} |"
+            relay.close()
+
+
+def added(url: str, bodies: Sequence[bytes], rounds: int) -> list[float]:
+    """The time of fetching and decoding over that of fetching, in each round."""
+    headers = {"Content-Type": wire.ARROW, "Accept": wire.ARROW, "Accept-Encoding": "identity"}
+    with httpx2.Client(base_url=url) as bare, Client(url, ensemble="bench") as client:
+        classes = tuple(client.info()["classes"])
+        digest = wire.classes_digest(classes)
+
+        def fetch(body: bytes) -> bytes:
+            reply = bare.post(PATH, content=body, headers=headers)
+            assert reply.status_code == httpx2.codes.OK, reply.text
+            return reply.content
+
+        def both(body: bytes) -> object:
+            return joined(fetch(body), classes, digest)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(fetch, bodies))
+            ratios = []
+            for _ in range(2 * rounds):
+                fetched, read = [], []
+                # By turns, so that what disturbs one disturbs the other.
+                for _ in range(4):
+                    for run, times in ((fetch, fetched), (both, read)):
+                        began = time.perf_counter()
+                        for _ in pool.map(run, bodies):
+                            pass
+                        times.append(time.perf_counter() - began)
+                ratios.append(sum(read) / sum(fetched))
+    return ratios
+
+
 # ------------------------------------------------------------------------------------------------------- rate
 
 
@@ -266,6 +322,7 @@ PARTS: dict[str, tuple[str, Callable[[int], Iterator[str]]]] = {
         "over a bare client | Client.soft_targets | reading and joining | hashing and encoding",
         answer,
     ),
+    "decoding": ("fetching and decoding over fetching | on this machine | at 1 Gbit/s", decoding),
     "rate": ("rows per second over bare sockets | rows sent whole | by digest", rate),
 }
 

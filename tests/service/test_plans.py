@@ -96,6 +96,13 @@ def test_more_pairs_are_staged_and_late_ones_join_them(ensemble):
     assert disagreement(late.log_probs, other.log_probs) <= 0.1
 
 
+def test_recipes_that_differ_in_temperature_are_one_pair(ensemble):
+    others = [f"t{t}: {{operator: linear, temperature: {t}}}" for t in (1, 3, 5)]
+    found = ensemble(recipes="\n      ".join(others))
+    assert {plan for plan, _ in words(found)} == {"fused"}
+    assert len({found.effective(name, Overrides()).pair.key for name in ("default", "t1", "t3", "t5")}) == 1
+
+
 def test_a_batch_mixes_temperatures_and_weights(ensemble):
     found = ensemble()
     pair = found.effective("default", Overrides()).pair
