@@ -10,7 +10,6 @@ from cachetools import LRUCache
 
 import service.plans
 import service.teachers
-from operators import Operator
 from service.admission import Certificate, Certifier
 from service.config import Ensemble as EnsembleConfig
 from service.config import RecipeSection, RemoteModel
@@ -120,7 +119,7 @@ class Ensemble:
             Path(service.teachers.__path__[0])
         )
         self._certifier = certifier
-        self._operators: dict[str, Operator] = {}
+        self._operators: dict[str, Resolved] = {}
         self.recipes: dict[str, Admitted] = {}
         self.put: set[str] = set()
         # Bounded, so that clients cannot fill the memory with overrides.
@@ -358,7 +357,7 @@ class Ensemble:
 
     def _pair(self, recipe: Recipe, resolved: Resolved) -> Pair:
         # Recipes of one operator share it, and with it the graphs that it is part of.
-        operator = self._operators.setdefault(fingerprint(resolved.identity), resolved.operator)
+        operator = self._operators.setdefault(fingerprint(resolved.identity), resolved).operator
         floored = operator.domain == "floored" or any(teacher.missing for teacher in self.config.teachers)
         return Pair(
             operator,
