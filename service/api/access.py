@@ -16,6 +16,7 @@ READ = auth.Scope.TARGETS_READ
 ACCESS: Mapping[str, auth.Scope | None] = {
     "GET /livez": OPEN,
     "GET /readyz": OPEN,
+    "GET /metrics": READ,
     "GET /v1/ensembles": READ,
     "GET /v1/ensembles/{ensemble}": READ,
     "POST /v1/ensembles/{ensemble}/soft-targets": READ,

@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import socket
+from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -75,6 +77,11 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def port_of(listeners: Sequence[socket.socket]) -> int | None:
+    """The port of the metrics, where there is a second listener."""
+    return int(listeners[1].getsockname()[1]) if len(listeners) > 1 else None
 
 
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
