@@ -60,11 +60,11 @@ def create_app(
     )
     errors.install(app)
     app.add_middleware(Guard, access=access)
-    app.add_middleware(Observer, metrics=engine.metrics)
     if metrics_port is None:
         metrics.install(app, gather)
     else:
         app.add_middleware(metrics.MetricsPort, port=metrics_port, gather=gather)
+    app.add_middleware(Observer, metrics=engine.metrics, access_log=settings.server.access_log)
 
     @app.get("/v1/ensembles")
     async def ensembles() -> EnsembleList:

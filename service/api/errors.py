@@ -62,6 +62,9 @@ RETRY_AFTER: dict[type[errors.ServiceError], int] = {
 
 # Where in a request's scope its error's code is left for who looks at the reply from outside.
 ERROR_CODE = "soft_targets.error_code"
+# What the reply to a request says in its head, whatever else it says; for the one reply that is sent by
+# somebody outside of who adds it.
+REPLY_HEADERS = "soft_targets.reply_headers"
 
 log = logger("api")
 
@@ -116,9 +119,10 @@ def install(app: FastAPI) -> None:
         assert isinstance(exc, RequestValidationError)
         return answer(errors.BadQuery("; ".join(f"{error['loc']}: {error['msg']}" for error in exc.errors())))
 
-    async def unexpected(_: Request, exc: Exception) -> JSONResponse:
+    async def unexpected(request: Request, exc: Exception) -> JSONResponse:
         log.error("unexpected error", exc_info=exc)
-        return answer(errors.ServiceError("the server failed on this request; its log says why"))
+        headers = {name.decode(): value.decode() for name, value in request.scope.get(REPLY_HEADERS, ())}
+        return answer(errors.ServiceError("the server failed on this request; its log says why"), headers)
 
     app.add_exception_handler(errors.ServiceError, known)
     app.add_exception_handler(HTTPException, http)

@@ -8,12 +8,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import errors
+from service.api.routing import PlainRoute
 from service.errors import NotFound, ServiceError
 from service.telemetry.figures import Family, exposition
 
 # The figures of all processes; raises NotReady where they cannot be had.
 Gather = Callable[[], Awaitable[list[Family]]]
 PATH = "/metrics"
+ROUTE = PlainRoute(PATH, lambda _: Response())  # what such a request is counted as
 
 
 def install(app: FastAPI, gather: Gather) -> None:
@@ -52,6 +54,7 @@ class MetricsPort:
         try:
             if scope["path"] != PATH or scope["method"] not in {"GET", "HEAD"}:
                 raise NotFound(f"this port answers GET {PATH} only")
+            scope["route"] = ROUTE
             reply = await _reply(Request(scope), self._gather)
         except ServiceError as exc:
             reply = errors.answer(exc)

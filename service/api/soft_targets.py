@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api import bodies, media, query
+from service.api.observation import tell_rows
 from service.api.replies import Writer, writer_of
 from service.batching.intake import Load
 from service.config import Limits
@@ -59,6 +60,7 @@ class SoftTargets:
         except bodies.ClientGone:
             return
         rows = await self._read(body, body_media, ensemble)
+        tell_rows(scope, len(rows.row_ids))
         load.add(rows=len(rows.row_ids), size=len(rows.row_ids) * effective.layout.row_bytes)
         answer = self._answer(send, ensemble, effective, rows=rows, order=asked.order, reply=reply)
         await while_listening(receive, answer)

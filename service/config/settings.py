@@ -41,6 +41,7 @@ class Server(Section):
     host: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
     metrics_port: Annotated[Whole, Field(ge=0, le=65535)] | None = None
+    access_log: bool = False
     workers: Annotated[int | Literal["auto"], whole_or("auto")] = "auto"
     state_dir: FilePath | None = None
     spread_limit: Annotated[Number, Field(gt=0)] = 1e-4

@@ -12,9 +12,9 @@ from service.model import Array, Group
 from service.plans.base import Outcome, Pair, Took
 from service.telemetry import Metrics
 
-# So many rows of a batch are looked into: a share or a distribution is known from a few of many batches, and
-# the pass over all classes of all rows would be felt where there are tens of thousands.
-LOOKED_INTO = 16
+# So many rows of a batch are looked into, and not so many of many classes: a share or a distribution is known
+# from a few of many batches, and passes over all classes of all rows would be felt.
+LOOKED_INTO, LOOKED_INTO_NUMBERS = 16, 1 << 16
 ALL_TEACHERS = "*"
 
 
@@ -30,6 +30,7 @@ class Measures:
         self._metrics = metrics
         self._name = name = ensemble.name
         self._classes = len(ensemble.classes)
+        self._looked_into = max(1, min(LOOKED_INTO, LOOKED_INTO_NUMBERS // self._classes))
         self._teachers = [teacher.name for teacher in ensemble.config.teachers]
         self._rows = {
             source: metrics.rows.labels(name, source)
@@ -115,7 +116,7 @@ class Measures:
 
     def _look_into(self, outcome: Outcome, weights: Array, pair: Pair) -> None:
         """Entropy, divergence, and who agrees with the pool."""
-        some = np.flatnonzero(outcome.finite[:LOOKED_INTO])
+        some = np.flatnonzero(outcome.finite[: self._looked_into])
         if not len(some):
             return
         entropy = outcome.entropy

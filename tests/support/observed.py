@@ -11,8 +11,6 @@ from service.engine.ensemble import Overrides
 from service.telemetry.figures import snapshot, taken
 
 CONFIG = """\
-server: {port: 0}
-cache: {opinions: OPINIONS}
 ensembles:
   toy:
     classes: [a, b, c]

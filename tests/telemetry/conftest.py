@@ -5,8 +5,8 @@ from observed import CONFIG, Observed
 
 @pytest.fixture
 def observe(tmp_path):
-    def one(text=CONFIG, opinions="off"):
-        return Observed(tmp_path / "c.yaml", text.replace("OPINIONS", opinions))
+    def one(text=CONFIG):
+        return Observed(tmp_path / "c.yaml", text)
 
     return one
 

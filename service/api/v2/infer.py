@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import bodies
 from service.api.errors import ROW_STATUS
+from service.api.observation import tell_rows
 from service.api.soft_targets import while_listening
 from service.api.v2 import coding, replies, requests
 from service.api.v2.messages import short
@@ -55,7 +56,7 @@ class Infer:
         name, version = scope["path_params"]["model"], scope["path_params"].get("version")
         hosted = self._engine.hosted(ensemble_of(self._engine, name))
         with Load(self._engine.intake) as load, hosted as ensemble:
-            call = _Call(ensemble, model_of(ensemble, name, version), Headers(scope=scope), receive, send)
+            call = _Call(ensemble, model_of(ensemble, name, version), scope, receive, send)
             began = time.perf_counter_ns()
             try:
                 if scope["query_string"]:
@@ -72,6 +73,7 @@ class Infer:
             return
         began = time.perf_counter_ns()
         asked = await self._read(body, call)
+        tell_rows(call.scope, asked.rows)
         effective = call.ensemble.effective(call.model.effective.name, asked.parameters.overrides)
         wanted = wanted_of(effective.layout, asked)
         row_bytes = effective.layout.row_bytes + sum(output.row_bytes for output in wanted)
@@ -156,9 +158,14 @@ class _Call(NamedTuple):
 
     ensemble: Ensemble
     model: Model
-    headers: Headers
+    scope: Scope
     receive: Receive
     send: Send
+
+    @property
+    def headers(self) -> Headers:
+        """Of the request."""
+        return Headers(scope=self.scope)
 
 
 class _Work(NamedTuple):
