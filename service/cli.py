@@ -112,7 +112,7 @@ def serve(
             parent = Parent(config.resolve(), settings, listeners)
             code = asyncio.run(parent.run(partial(_tell, listener), watched=reload))
             raise typer.Exit(code)
-        engine = Engine.open(settings)
+        engine = Engine.open(settings, telemetry.open_spans())
     except ConfigError as exc:
         raise _fail(str(exc), code=3 if isinstance(exc, TeacherUnreachable) else 2) from None
     source = partial(load, config)

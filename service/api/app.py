@@ -56,7 +56,17 @@ def create_app(
         await engine.close()
 
     app = FastAPI(
-        title="soft-targets", version=service.__version__, lifespan=lifespan, responses=openapi.ERRORS
+        title="soft-targets",
+        version=service.__version__,
+        lifespan=lifespan,
+        responses=openapi.ERRORS,
+        telemetry={
+            "tracer_provider": engine.spans.provider,
+            "tracing": engine.spans.provider is not None,
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,
+        },
     )
     errors.install(app)
     app.add_middleware(Guard, access=access)
@@ -64,7 +74,9 @@ def create_app(
         metrics.install(app, gather)
     else:
         app.add_middleware(metrics.MetricsPort, port=metrics_port, gather=gather)
-    app.add_middleware(Observer, metrics=engine.metrics, access_log=settings.server.access_log)
+    app.add_middleware(
+        Observer, metrics=engine.metrics, spans=engine.spans, access_log=settings.server.access_log
+    )
 
     @app.get("/v1/ensembles")
     async def ensembles() -> EnsembleList:

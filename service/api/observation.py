@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.access import key_of
 from service.api.errors import ERROR_CODE, REPLY_HEADERS
-from service.telemetry import Metrics, correlation, logger
+from service.telemetry import Metrics, Spans, correlation, logger
 
 # Of a request that reached no route: a path that somebody made up must not make a series.
 NO_ROUTE = "none"
@@ -34,12 +34,14 @@ class Observer:
     Args:
         app: what is observed.
         metrics: that count.
+        spans: of the server.
         access_log: whether there is a line of each.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, access_log: bool) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, spans: Spans, access_log: bool) -> None:
         self._app = app
         self._metrics = metrics
+        self._spans = spans
         self._access_log = access_log
         self._known: dict[tuple[str, int], Callable[[float], None]] = {}
 
@@ -49,7 +51,7 @@ class Observer:
             await self._app(scope, receive, send)
             return
         status = CLIENT_GONE
-        headers = scope[REPLY_HEADERS] = _identified(scope)
+        headers = scope[REPLY_HEADERS] = _identified(scope, self._spans)
 
         async def observed(message: Message) -> None:
             nonlocal status
@@ -82,11 +84,11 @@ class Observer:
             _write(scope, route, status, seconds)
 
 
-def _identified(scope: Scope) -> list[tuple[bytes, bytes]]:
+def _identified(scope: Scope, spans: Spans) -> list[tuple[bytes, bytes]]:
     """Find out who a request is, bind that to the log, and say what its reply repeats."""
     given = {name: value for name, value in scope["headers"] if name in {b"x-request-id", b"traceparent"}}
     named = correlation.request_id(given.get(b"x-request-id"))
-    trace = correlation.trace_of(given.get(b"traceparent"))
+    trace = spans.traceparent() or correlation.trace_of(given.get(b"traceparent"))
     correlation.bind(request_id=named, trace_id=trace[1] if trace else None)
     headers = [(b"x-request-id", named.encode("ascii"))]
     return [*headers, (b"traceparent", trace[0])] if trace else headers

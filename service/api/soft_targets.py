@@ -19,6 +19,7 @@ from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import in_order
 from service.errors import TooLarge
 from service.model import Group
+from service.telemetry import Spans
 from soft_targets.wire import ARROW, Request
 
 # Reading this much out of a body takes about a millisecond: above it, it leaves the event loop. Not below:
@@ -102,7 +103,7 @@ class SoftTargets:
         most = LONG_REPLY_BYTES[reply.media] // effective.layout.row_bytes
         async with contextlib.aclosing(answer) as found:
             groups = in_order(found, len(row_ids)) if order == "input" else found
-            await _stream(send, reply.content_type, writer, row_ids, groups, most)
+            await _stream(send, reply.content_type, writer, row_ids, groups, most, self._engine.spans)
 
 
 async def _stream(  # noqa: PLR0917 - a reply's parts
@@ -112,6 +113,7 @@ async def _stream(  # noqa: PLR0917 - a reply's parts
     row_ids: pa.Array,
     groups: AsyncIterator[Group],
     most: int,
+    spans: Spans,
 ) -> None:
     """Send a reply as its rows are finished, a piece at a time.
 
@@ -124,7 +126,11 @@ async def _stream(  # noqa: PLR0917 - a reply's parts
         ids = row_ids if group.rows == everyone else row_ids.take(pa.array(group.rows, pa.int64()))
         pieces = writer.group(ids, group.sources, group.values, errors, group.missing)
         aside = len(group.rows) > most
-        while piece := (await asyncio.to_thread(next, pieces, b"") if aside else next(pieces, b"")):
+        while True:
+            with spans.child("encode", rows=len(group.rows)):
+                piece = await asyncio.to_thread(next, pieces, b"") if aside else next(pieces, b"")
+            if not piece:
+                break
             if not started and writer.rows == len(row_ids):
                 await _send_whole(send, content_type, piece + writer.close())
                 return

@@ -15,7 +15,8 @@ from service.errors import TeacherFailure
 from service.guarantees import report
 from service.model import Array, RowFailure
 from service.plans.base import Outcome
-from service.telemetry import logger
+from service.telemetry import Spans, logger
+from service.telemetry.spans import BatchSpan
 
 log = logger("engine")
 
@@ -30,6 +31,7 @@ class Answer(NamedTuple):
         keep: whether the value may be cached: every teacher was heard, in the pair's own plan.
         source: ``miss``, or ``opinions`` where no teacher was asked.
         opinions: the teachers' opinions as bytes, where they may be kept.
+        span: of the batch, where there is one.
     """
 
     value: bytes | None
@@ -38,6 +40,7 @@ class Answer(NamedTuple):
     keep: bool = False
     source: str = "miss"
     opinions: bytes | None = None
+    span: Any = None
 
 
 FAILED = Answer(None, RowFailure("internal", "the batch failed; the server's log says why"))
@@ -51,22 +54,37 @@ class Question(NamedTuple):
         inputs: ensemble input to array ``[N, ...]``; None where the rows' opinions are known.
         opinions: by row, as they were kept.
         until: by ``time.monotonic``, when the request is over.
+        span: of the request, where there is one.
     """
 
     effective: Effective
     inputs: Mapping[str, Array] | None
     opinions: Mapping[int, bytes] = MappingProxyType({})
     until: float = math.inf
+    span: Any = None
 
 
-def batch(ensemble: Ensemble, measures: Measures, parts: Sequence[Part[Question]]) -> list[Answer]:
+def batch(
+    ensemble: Ensemble, measures: Measures, spans: Spans, parts: Sequence[Part[Question]]
+) -> list[Answer]:
     """Run one batch through the plan.
 
     Args:
         ensemble: whose teachers answer.
         measures: of the ensemble.
+        spans: of the server.
         parts: rows of requests that ask the same pair, at temperatures and weights of their own.
     """
+    asking = [part.payload.span for part in parts]
+    rows = sum(len(part.rows) for part in parts)
+    with spans.batch(asking, ensemble=ensemble.name, rows=rows) as span:
+        answers = _batch(ensemble, measures, span, parts)
+    return answers if span.context is None else [answer._replace(span=span.context) for answer in answers]
+
+
+def _batch(
+    ensemble: Ensemble, measures: Measures, span: BatchSpan, parts: Sequence[Part[Question]]
+) -> list[Answer]:
     temperature, weights = (np.concatenate(one, axis=-1) for one in zip(*map(_asked_by, parts), strict=True))
     effective, inference = parts[0].payload.effective, parts[0].payload.inputs is not None
     now = time.monotonic()
@@ -76,6 +94,7 @@ def batch(ensemble: Ensemble, measures: Measures, parts: Sequence[Part[Question]
             opinions = _opinions(ensemble, parts)
             outcome = ensemble.plans.fuse(opinions, temperature, weights, effective.pair)
             measures.ended(outcome, weights, effective.pair)
+            _tell_parts(ensemble, span, outcome)
             answers = _answers(ensemble, _packed(parts, outcome), weights, outcome)
             return [answer._replace(source="opinions") for answer in answers]
         until = max(part.payload.until for part in parts)
@@ -86,6 +105,7 @@ def batch(ensemble: Ensemble, measures: Measures, parts: Sequence[Part[Question]
         return [FAILED] * len(temperature)
     ensemble.health.record(weights, outcome.valid)
     measures.ended(outcome, weights, effective.pair)
+    _tell_parts(ensemble, span, outcome)
     for place, message in outcome.failures.items():
         teacher = ensemble.members[place].teacher.name
         log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
@@ -93,6 +113,17 @@ def batch(ensemble: Ensemble, measures: Measures, parts: Sequence[Part[Question]
     if not outcome.valid.all():
         measures.degraded(sum(bool(answer.missing) for answer in answers))
     return answers
+
+
+def _tell_parts(ensemble: Ensemble, span: BatchSpan, outcome: Outcome) -> None:
+    for one in outcome.took:
+        if one.fusion:
+            name = "fuse"
+        elif one.teacher is None:
+            name = "teachers"
+        else:
+            name = f"teacher.{ensemble.members[one.teacher].teacher.name}"
+        span.part(name, one.began_ns, one.seconds)
 
 
 def _inputs(parts: Sequence[Part[Question]]) -> dict[str, Array]:

@@ -22,7 +22,7 @@ from service.errors import BadInput, ConfigError, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json, digest_of
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
-from service.telemetry import Metrics, logger
+from service.telemetry import Metrics, Spans, logger
 from soft_targets.wire import row_digests
 
 # Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
@@ -40,11 +40,17 @@ class Engine:
         cache: of targets.
         intake: how much is being answered.
         metrics: of all that happens here.
+        spans: likewise.
         inferences: how many rows teachers were asked for, by the ensemble's name.
     """
 
     def __init__(
-        self, ensembles: Mapping[str, Ensemble], cache: Store, settings: Settings, certifier: Certifier
+        self,
+        ensembles: Mapping[str, Ensemble],
+        cache: Store,
+        settings: Settings,
+        certifier: Certifier,
+        spans: Spans,
     ) -> None:
         self.cache = cache
         self.inferences = dict.fromkeys(ensembles, 0)
@@ -55,6 +61,7 @@ class Engine:
         self._certifier = certifier
         self._entry_points = settings.operators.entry_points
         self.metrics = Metrics()
+        self.spans = spans
         self._measures: dict[Ensemble, Measures] = {}
         self._changing = asyncio.Lock()
         self._batchers: dict[Ensemble, Batcher[Question, Answer]] = {}  # also of those that retire
@@ -75,7 +82,7 @@ class Engine:
     def _host(self, ensemble: Ensemble) -> Hosted:
         measures = self._measures[ensemble] = Measures(self.metrics, ensemble)
         self._batchers[ensemble] = Batcher(
-            partial(batch, ensemble, measures),
+            partial(batch, ensemble, measures, self.spans),
             max_rows=ensemble.config.batching.max_rows,
             in_flight=ensemble.plans.in_flight,
             keep=partial(self._keep, ensemble),
@@ -95,8 +102,12 @@ class Engine:
         self.inferences[ensemble.name] += sum(answer.source != "opinions" for answer in answers)
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
+    def open(cls, settings: Settings, spans: Spans | None = None) -> Self:
         """Load every ensemble.
+
+        Args:
+            settings: the whole configuration.
+            spans: that are made of what happens here; the engine closes them.
 
         Raises:
             ConfigError: one cannot be used.
@@ -107,7 +118,7 @@ class Engine:
             for name in settings.ensembles:
                 ensembles[name] = _load(name, settings, certifier)
                 opened.callback(ensembles[name].close)
-            engine = cls(ensembles, open_store(settings.cache), settings, certifier)
+            engine = cls(ensembles, open_store(settings.cache), settings, certifier, spans or Spans())
             opened.pop_all()
             return engine
 
@@ -167,6 +178,7 @@ class Engine:
             self._retire(hosted)
         await asyncio.gather(*self._retiring)
         await self.cache.close()
+        await asyncio.to_thread(self.spans.close)
 
     def check_ready(self) -> list[str]:
         """What is amiss, though every request can be answered.
@@ -293,7 +305,8 @@ class Engine:
         if not wanted:
             return
         fused = await self._by_opinions(ensemble, effective, wanted)
-        question = Question(effective, inputs, until=time.monotonic() + self._timeout_s)
+        until = time.monotonic() + self._timeout_s
+        question = Question(effective, inputs, until=until, span=self.spans.here())
         asked = self._ask(ensemble, wanted, question)
         async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
             async for group in groups:
@@ -330,7 +343,8 @@ class Engine:
         if ensemble.config.not_cached is not None:
             return [None] * len(keys)
         began = time.perf_counter()
-        found = await self.cache.get_many(keys)
+        with self.spans.child("cache.lookup", rows=len(keys)):
+            found = await self.cache.get_many(keys)
         self.metrics.cache_lookup_duration.observe(time.perf_counter() - began)
         return found
 
@@ -351,7 +365,7 @@ class Engine:
             wanted[key][0]: value for key, value in zip(keys, found, strict=True) if value is not None
         }
         fused = {key: wanted.pop(key) for key in keys if wanted[key][0] in opinions}
-        return self._ask(ensemble, fused, Question(effective, None, opinions))
+        return self._ask(ensemble, fused, Question(effective, None, opinions, span=self.spans.here()))
 
     async def _settled(
         self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None
@@ -362,6 +376,7 @@ class Engine:
                 yield first
             for ticket in tickets:
                 while settled := await _before(deadline, ticket):
+                    self.spans.link([one.answer.span for one in settled if one.joined])
                     yield of_settled(settled)
         except TimeoutError:
             late = RowFailure(

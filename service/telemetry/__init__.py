@@ -1,6 +1,7 @@
-"""What the service tells of itself: its log, its metrics."""
+"""What the service tells of itself: its log, its metrics, and its spans."""
 
 from service.telemetry.logs import configure, logger
 from service.telemetry.metrics import Metrics
+from service.telemetry.spans import Spans, open_spans
 
-__all__ = ["Metrics", "configure", "logger"]
+__all__ = ["Metrics", "Spans", "configure", "logger", "open_spans"]

@@ -189,7 +189,7 @@ async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.sock
     try:
         settings = load(path, start["text"])
         access = open_access(settings.auth)
-        engine = await asyncio.to_thread(Engine.open, settings)
+        engine = await asyncio.to_thread(Engine.open, settings, telemetry.open_spans())
         if start["measure"]:
             best = await asyncio.to_thread(best_count, engine, processors())
             channel.send("measured", **best._asdict())

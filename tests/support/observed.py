@@ -30,10 +30,10 @@ PATH = "/v1/ensembles/toy/soft-targets"
 class Observed:
     """An engine and its figures."""
 
-    def __init__(self, path, text):
+    def __init__(self, path, text, spans=None):
         path.write_text(text)
         self.settings = load(path)
-        self.engine = Engine.open(self.settings)
+        self.engine = Engine.open(self.settings, spans)
         self.app = create_app(
             self.engine,
             self.settings,

@@ -5,8 +5,8 @@ from observed import CONFIG, Observed
 
 @pytest.fixture
 def observe(tmp_path):
-    def one(text=CONFIG):
-        return Observed(tmp_path / "c.yaml", text)
+    def one(text=CONFIG, spans=None):
+        return Observed(tmp_path / "c.yaml", text, spans)
 
     return one
 

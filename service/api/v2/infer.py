@@ -115,7 +115,8 @@ class Infer:
         encode = partial(_encode, call, work, rows, compression)
         size = work.asked.rows * sum(output.row_bytes for output in work.wanted)
         aside = compression is not None or size > LONG_REPLY_BYTES
-        reply = await asyncio.to_thread(encode) if aside else encode()
+        with self._engine.spans.child("encode", rows=work.asked.rows):
+            reply = await asyncio.to_thread(encode) if aside else encode()
         self._statistics.answered(
             call.model,
             Times(read - began, answered - read, time.perf_counter_ns() - answered),
