@@ -67,12 +67,15 @@ class Access:
     open: bool = False
     warnings: tuple[str, ...] = ()
 
-    def require(self, scope: Scope, presented: Collection[bytes]) -> None:
+    def require(self, scope: Scope, presented: Collection[bytes]) -> str:
         """Let a request pass, or not.
 
         Args:
             scope: what it needs.
             presented: the different keys that came with it; looked at only where the server has keys.
+
+        Returns:
+            The name of the key; empty where the server has none.
 
         Raises:
             Unauthenticated: the server has keys, and the request came without exactly one of them.
@@ -84,7 +87,7 @@ class Access:
                     f"this needs the scope {scope}, and the server has no keys; make one with "
                     f"'{MAKE_ONE}' and name the file in auth.keys_file"
                 )
-            return
+            return ""
         if not presented:
             raise Unauthenticated("this needs a key: send Authorization: Bearer KEY, or X-API-Key: KEY")
         if len(presented) > 1:
@@ -94,6 +97,7 @@ class Access:
             raise Unauthenticated("the key is not known here; ask whoever runs the server for one")
         if scope not in key.scopes:
             raise Forbidden(f"this needs the scope {scope}; the key {key.name!r} has {', '.join(key.scopes)}")
+        return key.name
 
     def require_loopback(self, host: str, addresses: Iterable[str]) -> None:
         """Without keys nobody else may reach the server, unless it is meant to be open.

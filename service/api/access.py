@@ -11,6 +11,7 @@ from service.api import errors
 from service.errors import Forbidden, Unauthenticated
 
 OPEN = None
+_KEY = "key"  # in the state of a request that was let in
 READ = auth.Scope.TARGETS_READ
 # Every route stands here with what it needs; a test holds the table against the application.
 ACCESS: Mapping[str, auth.Scope | None] = {
@@ -83,15 +84,22 @@ class Guard:
             return
         if scope["type"] == "http" and (needed := self._needed(scope)) is not OPEN:
             try:
-                self._access.require(needed, presented(Headers(scope=scope)))
+                key = self._access.require(needed, presented(Headers(scope=scope)))
             except (Unauthenticated, Forbidden) as exc:
                 await errors.answer(exc)(scope, receive, send)
                 return
+            scope.setdefault("state", {})[_KEY] = key
         await self._app(scope, receive, send)
 
     def _needed(self, request: Scope) -> auth.Scope | None:
         others = self._others.get(request["method"], ())
         return next((scope for route, scope in others if route.matches(request)[0] is Match.FULL), READ)
+
+
+def key_of(scope: Scope) -> str:
+    """The name of the key that a request came with; empty where it needed none."""
+    name: str = scope.get("state", {}).get(_KEY, "")
+    return name
 
 
 def presented(headers: Headers) -> set[bytes]:
