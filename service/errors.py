@@ -21,6 +21,7 @@ ServiceError
 │   ├── MethodNotAllowed     the route exists, the method does not
 │   ├── NotAcceptable        none of the media types the client accepts can be served
 │   ├── TooLarge             more bytes or rows than the limits allow
+│   ├── HeadTooLarge         ... in its first line and headers
 │   ├── UnsupportedMediaType the body is of a type nobody here reads
 │   ├── Unsupported          a part of a protocol that is not built here
 │   ├── TooSlow              a request did not arrive in its time
@@ -162,6 +163,12 @@ class NotAcceptable(RequestError):
 
 class TooLarge(RequestError):
     """Raised when a request has more bytes or rows than the limits allow."""
+
+    code = "too_large"
+
+
+class HeadTooLarge(RequestError):
+    """Raised when a request's first line and headers are longer than the limits allow."""
 
     code = "too_large"
 

@@ -44,6 +44,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.MethodNotAllowed: 405,
     errors.NotAcceptable: 406,
     errors.TooLarge: 413,
+    errors.HeadTooLarge: 431,
     errors.UnsupportedMediaType: 415,
     errors.Unsupported: 501,
     errors.TooSlow: 408,

@@ -5,14 +5,15 @@ import math
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.arrivals import Arrivals
 from service.config import Settings
+from service.errors import ServiceError
 
 LOOKS = 4  # for progress, in the time that a reader has
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Arrivals):
     """A connection that ends when its client reads nothing for too long, while there is something to read.
 
     A reply waits for its reader: uvicorn sends no more while there is much to read. It would wait for ever,
@@ -53,6 +54,11 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._stop()
 
+    def refuse(self, error: ServiceError) -> None:
+        """Say what is wrong, and wait for the client to read it, in time."""
+        super().refuse(error)
+        self._await_end()
+
     @property
     def _unread(self) -> int:
         """How many bytes wait here for the client to read others before them."""
@@ -84,14 +90,20 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app: what answers.
         settings: with its limits.
     """
+    limits = settings.limits
+    bounds = {
+        "patience_s": limits.slow_reader_s,
+        "longest_head": int(limits.max_header_bytes),
+        "arrival_s": limits.request_timeout_s,
+    }
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=type("Connection", (Connection,), {"patience_s": settings.limits.slow_reader_s}),
+        http=type("Connection", (Connection,), bounds),
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here asks where a request comes from
         timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
-        timeout_graceful_shutdown=math.ceil(settings.limits.drain_s),
+        timeout_graceful_shutdown=math.ceil(limits.drain_s),
     )
