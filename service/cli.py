@@ -89,7 +89,7 @@ def serve(
 
     from service import telemetry  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
-    from service.api.serving import config_of  # noqa: PLC0415
+    from service.api.serving import check_tls, config_of  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
     from service.engine.changes import Alone  # noqa: PLC0415
@@ -103,16 +103,17 @@ def serve(
         access = open_access(settings.auth)
         for warning in access.warnings:
             telemetry.logger("auth").warning(warning)
+        scheme = "https" if check_tls(settings) else "http"
         listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
         if not settings.alone:
             parent = Parent(config.resolve(), settings, listener)
-            code = asyncio.run(parent.run(partial(_tell, listener), watched=reload))
+            code = asyncio.run(parent.run(partial(_tell, listener, scheme), watched=reload))
             raise typer.Exit(code)
         engine = Engine.open(settings)
     except ConfigError as exc:
         raise _fail(str(exc), code=3 if isinstance(exc, TeacherUnreachable) else 2) from None
     source = partial(load, config)
-    _tell(listener)
+    _tell(listener, scheme)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     app = create_app(engine, settings, access, Alone(engine, source), beside)
     uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
@@ -253,11 +254,11 @@ def new(
     )
 
 
-def _tell(listener: socket.socket) -> None:
+def _tell(listener: socket.socket, scheme: str) -> None:
     """Say where the server listens."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"soft-targets {service.__version__} listening on http://{shown}:{port}")
+    typer.echo(f"soft-targets {service.__version__} listening on {scheme}://{shown}:{port}")
     sys.stdout.flush()
 
 

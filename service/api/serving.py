@@ -2,13 +2,14 @@
 
 import asyncio
 import math
+import ssl
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.api.arrivals import Arrivals
 from service.config import Settings
-from service.errors import ServiceError
+from service.errors import ConfigError, ServiceError
 
 LOOKS = 4  # for progress, in the time that a reader has
 
@@ -83,6 +84,32 @@ class Connection(Arrivals):
             self._timer = None
 
 
+def check_tls(settings: Settings) -> bool:
+    """Whether connections are encrypted; found out before anything is loaded.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be used.
+    """
+    certificate, key = settings.server.tls_certificate_file, settings.server.tls_key_file
+    if certificate is None or key is None:
+        return False
+    for name, path in (("tls_certificate_file", certificate), ("tls_key_file", key)):
+        try:
+            path.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"server.{name}: {path} cannot be read: {exc.strerror}") from None
+    try:
+        # An empty password, lest somebody is asked for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as exc:
+        raise ConfigError(
+            f"server.tls_certificate_file {certificate} and server.tls_key_file {key} cannot be used: "
+            f"{exc.reason or exc}; they are PEM, the certificate first of its chain, the key its own and "
+            "without a password"
+        ) from None
+    return True
+
+
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The server's configuration.
 
@@ -100,6 +127,8 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         loop="uvloop",
         http=type("Connection", (Connection,), bounds),
+        ssl_certfile=settings.server.tls_certificate_file,
+        ssl_keyfile=settings.server.tls_key_file,
         log_config=None,
         access_log=False,
         server_header=False,

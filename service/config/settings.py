@@ -44,6 +44,14 @@ class Server(Section):
     workers: Annotated[int | Literal["auto"], whole_or("auto")] = "auto"
     state_dir: FilePath | None = None
     spread_limit: Annotated[Number, Field(gt=0)] = 1e-4
+    tls_certificate_file: FilePath | None = None
+    tls_key_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise refuse("tls_certificate_file and tls_key_file go together; name both, or neither")
+        return self
 
 
 class Limits(Section):
