@@ -89,7 +89,7 @@ def serve(
 
     from service import telemetry  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
-    from service.api.serving import config_of, port_of  # noqa: PLC0415
+    from service.api.serving import check_tls, config_of, port_of  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
     from service.engine.changes import Alone  # noqa: PLC0415
@@ -103,6 +103,7 @@ def serve(
         access = open_access(settings.auth)
         for warning in access.warnings:
             telemetry.logger("auth").warning(warning)
+        scheme = "https" if check_tls(settings) else "http"
         listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
         listeners = [listener]
         if (port := settings.server.metrics_port) is not None:
@@ -110,13 +111,13 @@ def serve(
             telemetry.logger("api").info("metrics", port=port_of(listeners))
         if not settings.alone:
             parent = Parent(config.resolve(), settings, listeners)
-            code = asyncio.run(parent.run(partial(_tell, listener), watched=reload))
+            code = asyncio.run(parent.run(partial(_tell, listener, scheme), watched=reload))
             raise typer.Exit(code)
         engine = Engine.open(settings, telemetry.open_spans())
     except ConfigError as exc:
         raise _fail(str(exc), code=3 if isinstance(exc, TeacherUnreachable) else 2) from None
     source = partial(load, config)
-    _tell(listener)
+    _tell(listener, scheme)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     changes = Alone(engine, source)
     app = create_app(engine, settings, access, changes, beside, metrics_port=port_of(listeners))
@@ -258,11 +259,11 @@ def new(
     )
 
 
-def _tell(listener: socket.socket) -> None:
+def _tell(listener: socket.socket, scheme: str) -> None:
     """Say where the server listens."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"soft-targets {service.__version__} listening on http://{shown}:{port}")
+    typer.echo(f"soft-targets {service.__version__} listening on {scheme}://{shown}:{port}")
     sys.stdout.flush()
 
 

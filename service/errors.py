@@ -21,8 +21,11 @@ ServiceError
 │   ├── MethodNotAllowed     the route exists, the method does not
 │   ├── NotAcceptable        none of the media types the client accepts can be served
 │   ├── TooLarge             more bytes or rows than the limits allow
+│   ├── HeadTooLarge         ... in its first line and headers
 │   ├── UnsupportedMediaType the body is of a type nobody here reads
-│   └── Unsupported          a part of a protocol that is not built here
+│   ├── Unsupported          a part of a protocol that is not built here
+│   ├── TooSlow              a request did not arrive in its time
+│   └── QuotaExceeded        the key asks for more rows than its quota has left
 ├── RowsFailed               rows are answered together or not at all, and some have no target
 ├── TeacherFailure           a teacher raised, or answered with the wrong shape, on a batch
 │   ├── TeacherOverrun       a teacher did not answer in its time
@@ -164,6 +167,12 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+class HeadTooLarge(RequestError):
+    """Raised when a request's first line and headers are longer than the limits allow."""
+
+    code = "too_large"
+
+
 class UnsupportedMediaType(RequestError):
     """Raised when the body is of a media type that nobody here reads."""
 
@@ -174,6 +183,26 @@ class Unsupported(RequestError):
     """Raised when a request asks for a part of a protocol that is not built here."""
 
     code = "unsupported"
+
+
+class TooSlow(RequestError):
+    """Raised when a request did not arrive whole in its time."""
+
+    code = "too_slow"
+
+
+class QuotaExceeded(RequestError):
+    """Raised when a key asks for more rows than its quota has left.
+
+    Attributes:
+        retry_after_s: seconds after which it has room for them, if nothing else is asked meanwhile.
+    """
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RowsFailed(ServiceError):

@@ -64,7 +64,7 @@ class Client:
         timeout_s: seconds without any progress after which a request is given up; longer than the server's
             own 60 s, after which it answers for rows that are late.
         retry_s: seconds for which a request that failed for a reason that may pass is tried again (no answer,
-            an incomplete or a garbled one, 429, 502, 503 and 504), with growing waits; 0 for not at all. At
+            an incomplete or a garbled one, 408, 429, 502, 503, 504), with growing waits; 0 for not at all. At
             most 10 s until a server has answered for the first time. What is tried again is told to the
             logger ``soft_targets``.
         connections: how many requests may be under way at once.

@@ -24,7 +24,7 @@ __all__ = ["Server", "Servers"]
 
 Answer = TypeVar("Answer")
 
-TRY_AGAIN = frozenset({429, 502, 503, 504})  # refused by load, or by a proxy whose server is gone
+TRY_AGAIN = frozenset({408, 429, 502, 503, 504})  # too slow a network, load, or a proxy whose server is gone
 FIRST_ANSWER_S = 10.0  # where no server ever answered, the address is as likely to be wrong
 FIRST_REST_S, LONGEST_REST_S = 0.1, 60.0
 LONGEST_WAIT_S = 5.0  # where there is nobody else to ask, a server is asked before its rest is over
@@ -84,11 +84,12 @@ class Budget:
 class Servers:
     """Replicas of one ensemble: each question goes to the least loaded, and elsewhere or again if it fails.
 
-    Tried again are questions that got no answer, an incomplete one, or 429, 502, 503 or 504, and twice those
-    whose answer does not follow the format: at once with a server that is well and that they were not tried
-    with, else after a wait that grows from 0.1 s to 5 s with jitter, or as long as ``Retry-After`` says, up
-    to a minute. Retries that nobody else is there for, and no server said when to send, come from one budget,
-    which answers and time refill. A server whose answers have another fingerprint is left alone for a minute.
+    Tried again are questions that got no answer, an incomplete one, or 408, 429, 502, 503 or 504, and twice
+    those whose answer does not follow the format: at once with a server that is well and that they were not
+    tried with, else after a wait that grows from 0.1 s to 5 s with jitter, or as long as ``Retry-After``
+    says, up to a minute. Retries that nobody else is there for, and no server said when to send, come from
+    one budget, which answers and time refill. A server whose answers have another fingerprint is left alone
+    for a minute.
 
     Args:
         servers: at least one.

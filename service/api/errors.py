@@ -45,8 +45,11 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.MethodNotAllowed: 405,
     errors.NotAcceptable: 406,
     errors.TooLarge: 413,
+    errors.HeadTooLarge: 431,
     errors.UnsupportedMediaType: 415,
     errors.Unsupported: 501,
+    errors.TooSlow: 408,
+    errors.QuotaExceeded: 429,
     errors.RowsFailed: 500,
 }
 
@@ -93,6 +96,8 @@ def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) ->
         headers["WWW-Authenticate"] = "Bearer"
     if status == HTTPStatus.SERVICE_UNAVAILABLE and type(error) in RETRY_AFTER:
         headers["Retry-After"] = str(RETRY_AFTER[type(error)])
+    if isinstance(error, errors.QuotaExceeded):
+        headers["Retry-After"] = str(error.retry_after_s)
     body: dict[str, Any] = {"error": str(error), "code": code}
     if isinstance(error, errors.OperatorRefused):
         body["certificate"] = error.certificate

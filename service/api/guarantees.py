@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
 from service.api import bodies, media, query
+from service.api.access import key_of
 from service.batching.intake import Load
 from service.config import Limits
 from service.engine.engine import Engine
@@ -49,14 +50,15 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
         asked = query.parse(request.scope["query_string"])
         if media.of_body(request.headers.get("content-type", "")) != media.JSON:
             raise BadInput("guarantees are asked in JSON: labels stand beside the rows")
-        with Load(engine.intake) as load, engine.hosted(ensemble) as found:
+        with Load(engine.intake, key_of(request.scope)) as load, engine.hosted(ensemble) as found:
             effective = found.effective(asked.recipe, asked.overrides)
+            await load.admit()
             limit = int(limits.max_body_bytes)
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
             document = bodies.document_of(body, max_depth=limits.max_json_depth)
             labels = document.pop("labels", None) if isinstance(document, dict) else None
             row_ids, inputs = bodies.rows_of(document, found, max_rows=limits.max_rows_per_request)
-            load.add(rows=len(row_ids))
+            await load.take(rows=len(row_ids))
             indices = None if labels is None else _indices(labels, found, len(row_ids))
             quantities = await engine.guarantees(found, effective, inputs, indices)
         return GuaranteesInfo.model_validate({"quantities": quantities})

@@ -3,18 +3,20 @@
 import asyncio
 import math
 import socket
+import ssl
 from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.arrivals import Arrivals
 from service.config import Settings
+from service.errors import ConfigError, ServiceError
 
 LOOKS = 4  # for progress, in the time that a reader has
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Arrivals):
     """A connection that ends when its client reads nothing for too long, while there is something to read.
 
     A reply waits for its reader: uvicorn sends no more while there is much to read. It would wait for ever,
@@ -55,6 +57,11 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._stop()
 
+    def refuse(self, error: ServiceError) -> None:
+        """Say what is wrong, and wait for the client to read it, in time."""
+        super().refuse(error)
+        self._await_end()
+
     @property
     def _unread(self) -> int:
         """How many bytes wait here for the client to read others before them."""
@@ -84,6 +91,32 @@ def port_of(listeners: Sequence[socket.socket]) -> int | None:
     return int(listeners[1].getsockname()[1]) if len(listeners) > 1 else None
 
 
+def check_tls(settings: Settings) -> bool:
+    """Whether connections are encrypted; found out before anything is loaded.
+
+    Raises:
+        ConfigError: the certificate or its key cannot be used.
+    """
+    certificate, key = settings.server.tls_certificate_file, settings.server.tls_key_file
+    if certificate is None or key is None:
+        return False
+    for name, path in (("tls_certificate_file", certificate), ("tls_key_file", key)):
+        try:
+            path.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"server.{name}: {path} cannot be read: {exc.strerror}") from None
+    try:
+        # An empty password, lest somebody is asked for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as exc:
+        raise ConfigError(
+            f"server.tls_certificate_file {certificate} and server.tls_key_file {key} cannot be used: "
+            f"{exc.reason or exc}; they are PEM, the certificate first of its chain, the key its own and "
+            "without a password"
+        ) from None
+    return True
+
+
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """The server's configuration.
 
@@ -91,14 +124,22 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app: what answers.
         settings: with its limits.
     """
+    limits = settings.limits
+    bounds = {
+        "patience_s": limits.slow_reader_s,
+        "longest_head": int(limits.max_header_bytes),
+        "arrival_s": limits.request_timeout_s,
+    }
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=type("Connection", (Connection,), {"patience_s": settings.limits.slow_reader_s}),
+        http=type("Connection", (Connection,), bounds),
+        ssl_certfile=settings.server.tls_certificate_file,
+        ssl_keyfile=settings.server.tls_key_file,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing here asks where a request comes from
         timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
-        timeout_graceful_shutdown=math.ceil(settings.limits.drain_s),
+        timeout_graceful_shutdown=math.ceil(limits.drain_s),
     )

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api import bodies, media, query
+from service.api.access import key_of
 from service.api.observation import tell_rows
 from service.api.replies import Writer, writer_of
 from service.batching.intake import Load
@@ -44,7 +45,7 @@ class SoftTargets:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         hosted = self._engine.hosted(scope["path_params"]["ensemble"])
-        with Load(self._engine.intake) as load, hosted as ensemble:
+        with Load(self._engine.intake, key_of(scope)) as load, hosted as ensemble:
             await self._handle(scope, receive, send, load, ensemble)
 
     async def _handle(
@@ -55,6 +56,7 @@ class SoftTargets:
         effective = ensemble.effective(asked.recipe, asked.overrides)
         body_media = media.of_body(headers.get("content-type", ""))
         reply = media.of_reply(headers.get("accept", ""), body_media)
+        await load.admit()
         try:
             limit = int(self._limits.max_body_bytes)
             body = await bodies.whole(headers, receive, limit=limit, load=load)
@@ -62,7 +64,7 @@ class SoftTargets:
             return
         rows = await self._read(body, body_media, ensemble)
         tell_rows(scope, len(rows.row_ids))
-        load.add(rows=len(rows.row_ids), size=len(rows.row_ids) * effective.layout.row_bytes)
+        await load.take(rows=len(rows.row_ids), size=len(rows.row_ids) * effective.layout.row_bytes)
         answer = self._answer(send, ensemble, effective, rows=rows, order=asked.order, reply=reply)
         await while_listening(receive, answer)
 

@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+from service.batching.quotas import Quotas
 from service.errors import QueueFull, TooLarge
 
 
@@ -12,6 +13,7 @@ class Intake:
     Args:
         max_rows: of all of them together.
         max_bytes: of their bodies and replies together.
+        quotas: of the keys that ask; None where there are none.
 
     Attributes:
         rows: that are in.
@@ -19,9 +21,10 @@ class Intake:
         refused: how many requests were turned away.
     """
 
-    def __init__(self, *, max_rows: int, max_bytes: int) -> None:
+    def __init__(self, *, max_rows: int, max_bytes: int, quotas: Quotas | None = None) -> None:
         self.max_rows = max_rows
         self.max_bytes = max_bytes
+        self.quotas = quotas
         self.rows = 0
         self.size = 0
         self.refused = 0
@@ -32,12 +35,34 @@ class Load:
 
     Args:
         intake: that counts it.
+        key: the name of the key that it came with; empty where the server has none.
     """
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, key: str = "") -> None:
         self._intake = intake
+        self._key = key
         self._rows = 0
         self._size = 0
+
+    async def admit(self) -> None:
+        """Turn the request away before it is read, where nothing of the key's quota is left.
+
+        Raises:
+            QuotaExceeded: so it is.
+        """
+        if self._intake.quotas is not None:
+            await self._intake.quotas.check(self._key)
+
+    async def take(self, *, rows: int, size: int = 0) -> None:
+        """Count the request's rows, now that they are known, also against the key's quota.
+
+        Raises:
+            QueueFull, TooLarge: as ``add``.
+            QuotaExceeded: the key has to wait.
+        """
+        self.add(rows=rows, size=size)
+        if self._intake.quotas is not None:
+            await self._intake.quotas.spend(self._key, rows)
 
     def add(self, *, rows: int = 0, size: int = 0) -> None:
         """Count more of the request.
@@ -45,6 +70,7 @@ class Load:
         Raises:
             QueueFull: others have to leave first.
             TooLarge: it would not fit if it were alone.
+            QuotaExceeded: others of the same key have to leave first.
         """
         intake = self._intake
         if self._rows + rows > intake.max_rows or self._size + size > intake.max_bytes:
@@ -55,6 +81,8 @@ class Load:
         if intake.rows + rows > intake.max_rows or intake.size + size > intake.max_bytes:
             intake.refused += 1
             raise QueueFull("too much is being answered; ask again in a moment")
+        if intake.quotas is not None and rows:
+            intake.quotas.enter(self._key, rows)
         self._rows += rows
         self._size += size
         intake.rows += rows
@@ -68,3 +96,5 @@ class Load:
     ) -> None:
         self._intake.rows -= self._rows
         self._intake.size -= self._size
+        if self._intake.quotas is not None and self._rows:
+            self._intake.quotas.leave(self._key, self._rows)

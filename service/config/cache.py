@@ -95,12 +95,12 @@ def read_url(url: str) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 6379
     except ValueError as exc:
-        raise refuse(f"{url!r} is no cache URL: {exc}") from None
+        raise refuse(f"{_shown(url)} is no cache URL: {exc}") from None
     scheme, path = parts.scheme, unquote(parts.path)
     user = None if parts.username is None else unquote(parts.username)
     query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
     if scheme not in SPELLED:
-        raise refuse(f"{url!r} is no cache URL; write one of {', '.join(SPELLED.values())}")
+        raise refuse(f"{_shown(url)} is no cache URL; write one of {', '.join(SPELLED.values())}")
     if scheme in {"redis", "rediss"}:
         database = path.removeprefix("/") or "0"
         fits = host and not query
@@ -113,7 +113,7 @@ def read_url(url: str) -> Address:
             not parts.netloc and path.startswith("/") == (scheme == "lmdb") and query.keys() <= {"max_bytes"}
         )
     if not fits or not DATABASE.fullmatch(database) or parts.fragment:
-        raise refuse(f"{url!r} is no cache URL; write {SPELLED[scheme]}")
+        raise refuse(f"{_shown(url)} is no cache URL; write {SPELLED[scheme]}")
     return Address(
         scheme,
         max_bytes=0 if scheme in REMOTE else _size(url, scheme, query),
@@ -123,6 +123,11 @@ def read_url(url: str) -> Address:
         user=user,
         database=int(database),
     )
+
+
+def _shown(url: str) -> str:
+    """A URL that is none, as it is repeated: what stands before an @ may be a password."""
+    return "what stands there" if "@" in url else repr(url)
 
 
 def _size(url: str, scheme: str, query: Mapping[str, str]) -> int:

@@ -30,6 +30,7 @@ from service.errors import ConfigError
 from service.model import nearest
 
 LONGEST_PATIENCE_S = 86_400.0
+SMALLEST_HEAD = 1024  # bytes: an address and what every client says of itself
 DEEPEST = 200  # the parser goes no deeper
 PREFIX = "SOFT_TARGETS__"
 
@@ -45,18 +46,28 @@ class Server(Section):
     workers: Annotated[int | Literal["auto"], whole_or("auto")] = "auto"
     state_dir: FilePath | None = None
     spread_limit: Annotated[Number, Field(gt=0)] = 1e-4
+    tls_certificate_file: FilePath | None = None
+    tls_key_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise refuse("tls_certificate_file and tls_key_file go together; name both, or neither")
+        return self
 
 
 class Limits(Section):
     """What one request may cost, and all of them at a time."""
 
-    later: ClassVar = frozenset({"max_header_bytes", "rows_per_s_per_key", "rows_in_flight_per_key"})
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(64 * 2**20)
     max_decompressed_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(256 * 2**20)
     max_json_depth: Annotated[Whole, Field(gt=0, le=DEEPEST)] = 100
     max_rows_per_request: Annotated[Whole, Field(gt=0)] = 4096
     max_rows_in_flight: Annotated[Whole, Field(gt=0)] = 16_384
     max_bytes_in_flight: Annotated[ByteSize, Field(gt=0)] = ByteSize(2**30)
+    rows_per_s_per_key: Annotated[Whole | None, Field(gt=0)] = None
+    rows_in_flight_per_key: Annotated[Whole | None, Field(gt=0)] = None
+    max_header_bytes: Annotated[ByteSize, Field(ge=SMALLEST_HEAD)] = ByteSize(32 * 2**10)
     request_timeout_s: Annotated[Number, Field(gt=0)] = 60.0
     slow_reader_s: Annotated[Number, Field(gt=0, le=LONGEST_PATIENCE_S)] = 30.0
     drain_s: Annotated[Number, Field(ge=0)] = 30.0
@@ -72,6 +83,12 @@ class Limits(Section):
             raise refuse(
                 f"max_bytes_in_flight ({int(self.max_bytes_in_flight)}) must be max_body_bytes "
                 f"({int(self.max_body_bytes)}) at least"
+            )
+        per_key = self.rows_in_flight_per_key
+        if per_key is not None and per_key < self.max_rows_per_request:
+            raise refuse(
+                f"rows_in_flight_per_key ({per_key}) must be max_rows_per_request "
+                f"({self.max_rows_per_request}) at least"
             )
         return self
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from service.admission import Certifier
 from service.batching.batcher import Batcher, Settled, Ticket
 from service.batching.intake import Intake
+from service.batching.quotas import quotas_of
 from service.cache import Store, open_store
 from service.config import RecipeSection, Settings
 from service.engine.batches import FAILED, Answer, Question, batch, examine
@@ -55,7 +56,8 @@ class Engine:
         self.cache = cache
         self.inferences = dict.fromkeys(ensembles, 0)
         limits = settings.limits
-        self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=int(limits.max_bytes_in_flight))
+        size, quotas = int(limits.max_bytes_in_flight), quotas_of(limits, settings.server.workers)
+        self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=size, quotas=quotas)
         self._timeout_s = limits.request_timeout_s
         self._drain_s = limits.drain_s
         self._certifier = certifier

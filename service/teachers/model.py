@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import Message
 from onnx import TensorProto, helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from service.errors import TeacherError
 from service.keys import files_digest
 
 ZIPMAP = "ZipMap"
+# Instead of a file's name: ONNX Runtime takes the offset for an address in this process's memory.
+IN_MEMORY = "*/_ORT_MEM_ADDR_"
 
 
 class Model:
@@ -35,13 +38,13 @@ class Model:
         if not path.is_file():
             raise TeacherError(f"{where}: no such file; paths are relative to the configuration file")
         try:
-            graph = onnx.load(path, load_external_data=False).graph
+            model = onnx.load(path, load_external_data=False)
         except Exception as exc:  # noqa: BLE001 - protobuf's errors have no common root
             raise TeacherError(f"{where} is not an ONNX model: {exc}") from None
-        files = [("", path), *_external(graph, path, where)]
+        files = [("", path), *_external(model, path, where)]
         self.digest = files_digest(files)
         self.size_bytes = sum(file.stat().st_size for _, file in files)
-        self.class_labels = _class_labels(graph)
+        self.class_labels = _class_labels(model.graph)
 
     def load(self) -> onnx.ModelProto:
         """The whole model in memory; what a ZipMap gave as maps is the tensor behind it."""
@@ -54,29 +57,42 @@ class Model:
         return self.path if self.class_labels is None else self.load().SerializeToString()
 
 
-def _external(graph: Any, path: Path, where: str) -> list[tuple[str, Path]]:
-    """The files of its external data, which must lie beside the model or below."""
-    names = {ExternalDataInfo(tensor).location for tensor in _tensors(graph) if uses_external_data(tensor)}
+def _external(model: onnx.ModelProto, path: Path, where: str) -> list[tuple[str, Path]]:
+    """The files of its external data, which must lie beside the model or below, links followed."""
+    names = {name for tensor in _tensors(model) if uses_external_data(tensor) for name in _locations(tensor)}
     files = []
     for name in sorted(names):
-        data = (path.parent / name).resolve()
-        if not data.is_relative_to(path.parent.resolve()) or not data.is_file():
+        data = _inside(path.parent, name)
+        if data is None:
             raise TeacherError(f"{where}: its external data {name!r} is not a file beside the model")
         files.append((name, data))
     return files
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    """All tensors a graph keeps: initializers, constants, and those of its subgraphs."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
+def _locations(tensor: onnx.TensorProto) -> list[str]:
+    """All names it gives for its data: who reads it may take any of them."""
+    return [entry.value for entry in tensor.external_data if entry.key == "location"] or [""]
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The regular file of that name in a folder or below; None where there is none."""
+    if name.startswith(IN_MEMORY):
+        return None
+    try:
+        data = (folder / name).resolve()
+        return data if data.is_relative_to(folder.resolve()) and data.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a link to itself, a zero byte
+        return None
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """All tensors in a model, wherever they stand: graphs, their subgraphs, functions, sparse ones."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if isinstance(value, Message) else value:
                 yield from _tensors(inner)
 
 

@@ -45,6 +45,7 @@ def test_every_error_is_mapped_to_one_status_and_one_shape():
             service_errors.TeacherOverrun: {"teacher": "cnn"},
             service_errors.TeacherSilent: {"teacher": "cnn"},
             service_errors.OperatorRefused: {"certificate": {}},
+            service_errors.QuotaExceeded: {"retry_after_s": 2},
             service_errors.RowsFailed: {"row_code": "teacher_failed"},
         }.get(kind, {})
         reply = answer(kind("what, where, what to do", **extra))

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from service.api import bodies
+from service.api.access import key_of
 from service.api.errors import ROW_STATUS
 from service.api.observation import tell_rows
 from service.api.soft_targets import while_listening
@@ -55,7 +56,7 @@ class Infer:
         """Answer one request."""
         name, version = scope["path_params"]["model"], scope["path_params"].get("version")
         hosted = self._engine.hosted(ensemble_of(self._engine, name))
-        with Load(self._engine.intake) as load, hosted as ensemble:
+        with Load(self._engine.intake, key_of(scope)) as load, hosted as ensemble:
             call = _Call(ensemble, model_of(ensemble, name, version), scope, receive, send)
             began = time.perf_counter_ns()
             try:
@@ -67,6 +68,7 @@ class Infer:
                 raise
 
     async def _handle(self, call: "_Call", load: Load) -> None:
+        await load.admit()
         try:
             body = await self._body(call, load)
         except bodies.ClientGone:
@@ -77,7 +79,7 @@ class Infer:
         effective = call.ensemble.effective(call.model.effective.name, asked.parameters.overrides)
         wanted = wanted_of(effective.layout, asked)
         row_bytes = effective.layout.row_bytes + sum(output.row_bytes for output in wanted)
-        load.add(rows=asked.rows, size=asked.rows * row_bytes)
+        await load.take(rows=asked.rows, size=asked.rows * row_bytes)
         await while_listening(call.receive, self._answer(call, _Work(asked, effective, wanted), began))
 
     async def _body(self, call: "_Call", load: Load) -> bytes | bytearray:
