@@ -85,10 +85,9 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-    import uvicorn  # noqa: PLC0415 - a command loads what it needs
-
-    from service import telemetry  # noqa: PLC0415
+    from service import telemetry  # noqa: PLC0415 - a command loads what it needs
     from service.api.app import create_app  # noqa: PLC0415
+    from service.api.draining import Server  # noqa: PLC0415
     from service.api.serving import config_of  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
@@ -115,7 +114,7 @@ def serve(
     _tell(listener)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     app = create_app(engine, settings, access, Alone(engine, source), beside)
-    uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
+    Server(config_of(app, settings), engine).run(sockets=[listener])
 
 
 @app.command()

@@ -13,6 +13,7 @@ import uvicorn
 
 from service import telemetry
 from service.api.app import create_app
+from service.api.draining import Server
 from service.api.serving import config_of
 from service.auth import open_access
 from service.config import RecipeSection, load, read_recipe, text_of
@@ -172,7 +173,7 @@ async def answer(path: Path, listener: socket.socket, end: socket.socket) -> int
         return 3 if isinstance(exc, TeacherUnreachable) else 2
     changes = Shared(channel, path, engine)
     app = create_app(engine, settings, access, changes)
-    server = uvicorn.Server(config_of(app, settings))
+    server = Server(config_of(app, settings), engine)
     listening = asyncio.create_task(changes.listen(server))
     channel.send("ready")
     await server.serve(sockets=[listener])
