@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help setup demo test check format bench bench-engine bench-operators bench-cache bench-client gpu-check axioms nightly clean
+.PHONY: help setup demo test check format bench bench-engine bench-operators bench-cache bench-client gpu-check image-check axioms nightly clean
 
 help:
 	@echo "make demo    set up, then train teachers, serve them and distil a student (about two minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench   set up, then measure the server; bench-engine, -operators, -cache: what is behind it;"
 	@echo "             bench-client: what a training loop has of it"
 	@echo "make gpu-check  on a machine with a GPU: strict binding, agreement with the CPU, throughput"
+	@echo "make image-check  as root, with debootstrap: run the Dockerfile's steps without Docker, and try the result"
 	@echo "make axioms  certify the built-in operators and write the table into the README"
 	@echo "make nightly the full axiom budgets over many seeds, into docs/axioms.md (hours)"
 	@echo "make clean   remove .venv and build"
@@ -61,6 +62,10 @@ bench-client: setup
 
 gpu-check: setup
 	@$(BIN)/python bench/gpu.py
+
+# IMAGE_CHECK holds options, as --bind for an index of your own.
+image-check:
+	@$(PYTHON) deploy/check_image.py $(IMAGE_CHECK)
 
 axioms: setup
 	@$(BIN)/python bench/axioms.py --into README.md

@@ -85,10 +85,9 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-    import uvicorn  # noqa: PLC0415 - a command loads what it needs
-
-    from service import telemetry  # noqa: PLC0415
+    from service import telemetry  # noqa: PLC0415 - a command loads what it needs
     from service.api.app import create_app  # noqa: PLC0415
+    from service.api.draining import Server  # noqa: PLC0415
     from service.api.serving import check_tls, config_of, port_of  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
@@ -121,7 +120,7 @@ def serve(
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     changes = Alone(engine, source)
     app = create_app(engine, settings, access, changes, beside, metrics_port=port_of(listeners))
-    uvicorn.Server(config_of(app, settings)).run(sockets=listeners)
+    Server(config_of(app, settings), engine).run(sockets=listeners)
 
 
 @app.command()

@@ -37,6 +37,7 @@ ServiceError
 │   └── CacheRefused         it answers, but keeps nothing new
 ├── Overrun                  a call did not end in its time and was stopped
 ├── NotReady                 too many teachers fail, or a batch does not come back
+│   └── Draining             the server stops: it finishes what it has taken in, and takes in nothing more
 └── QueueFull                as much is being answered as may be at a time
 """
 
@@ -275,6 +276,12 @@ class NotReady(ServiceError):
     """Raised when a server that should be asked for readiness has to say no."""
 
     code = "not_ready"
+
+
+class Draining(NotReady):
+    """Raised at the door of a server that stops, and when it is asked whether it is ready."""
+
+    code = "draining"
 
 
 class QueueFull(ServiceError):

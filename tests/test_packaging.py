@@ -92,3 +92,14 @@ def test_nothing_is_built_at_import():
     )
     ended = run(sys.executable, "-c", code, cwd=ROOT)
     assert (ended.stdout, ended.stderr) == ("", "")
+
+
+def test_the_runtime_reports_nothing_to_anybody():
+    # Where it would, it wants to write down who it is, and says so where it cannot.
+    program = "from service.teachers.session import device; device('auto')"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    nowhere = dict.fromkeys(["HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"], "/proc/none")
+    said = subprocess.run(
+        [sys.executable, "-c", program], env=environment | nowhere, capture_output=True, text=True, check=True
+    )
+    assert said.stdout + said.stderr == ""

@@ -25,6 +25,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.CannotRecord: 500,
     errors.Overrun: 500,
     errors.NotReady: 503,
+    errors.Draining: 503,
     errors.CacheUnavailable: 503,
     errors.CacheTimeout: 503,
     errors.CacheRefused: 503,
@@ -61,6 +62,7 @@ RETRY_AFTER: dict[type[errors.ServiceError], int] = {
     errors.QueueFull: 1,
     errors.RowsFailed: 1,
     errors.NotReady: 5,
+    errors.Draining: 1,  # of another server, or of the one that takes its place
 }
 
 # Where in a request's scope its error's code is left for who looks at the reply from outside.

@@ -46,12 +46,12 @@ def install(app: FastAPI, engine: Engine, limits: Limits, changes: Changes) -> N
         with Load(engine.intake) as load:
             limit = int(limits.max_body_bytes)
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
-        try:
-            section = read_recipe(recipe, bodies.document_of(body, max_depth=limits.max_json_depth))
-        except ConfigError as exc:
-            raise BadInput(str(exc)) from None
-        if await changes.put(ensemble, recipe, section):
-            response.status_code = CREATED
+            try:
+                section = read_recipe(recipe, bodies.document_of(body, max_depth=limits.max_json_depth))
+            except ConfigError as exc:
+                raise BadInput(str(exc)) from None
+            if await changes.put(ensemble, recipe, section):
+                response.status_code = CREATED
         return engine.ensemble(ensemble).recipes[recipe].certificate.document
 
 

@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from service.api.models import EnsembleInfo, describe
+from service.batching.intake import Load
 from service.config import Limits
 from service.engine.changes import Changes
 from service.engine.engine import Engine
@@ -21,5 +22,6 @@ def install(app: FastAPI, engine: Engine, limits: Limits, changes: Changes) -> N
     @app.post("/v1/ensembles/{ensemble}/reload")
     async def reload(ensemble: str) -> EnsembleInfo:
         """The ensemble is loaded beside the one that is served, certified, warmed, and takes its place."""
-        await changes.reload(ensemble)
+        with Load(engine.intake):
+            await changes.reload(ensemble)
         return describe(engine.ensemble(ensemble), limits)

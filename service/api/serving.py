@@ -1,7 +1,6 @@
 """How uvicorn serves the application, in every process alike."""
 
 import asyncio
-import math
 import socket
 import ssl
 from collections.abc import Sequence
@@ -141,5 +140,4 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,  # nothing here asks where a request comes from
         timeout_keep_alive=75,  # longer than clients and balancers keep an idle connection
-        timeout_graceful_shutdown=math.ceil(limits.drain_s),
     )

@@ -1,10 +1,11 @@
 """Intake: how much may be in the house at a time, counted at the door."""
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
 from service.batching.quotas import Quotas
-from service.errors import QueueFull, TooLarge
+from service.errors import Draining, QueueFull, TooLarge
 
 
 class Intake:
@@ -19,6 +20,8 @@ class Intake:
         rows: that are in.
         size: of them, in bytes.
         refused: how many requests were turned away.
+        requests: how many are in.
+        closed: whether nothing more is let in.
     """
 
     def __init__(self, *, max_rows: int, max_bytes: int, quotas: Quotas | None = None) -> None:
@@ -28,6 +31,34 @@ class Intake:
         self.rows = 0
         self.size = 0
         self.refused = 0
+        self.requests = 0
+        self.closed = False
+        self._empty = asyncio.Event()
+
+    def close(self) -> None:
+        """Let nothing more in; who is in, stays."""
+        self.closed = True
+        self.left()
+
+    def check(self) -> None:
+        """Whether something is let in.
+
+        Raises:
+            Draining: it is closed.
+        """
+        if self.closed:
+            raise Draining(
+                "the server is stopping and takes in nothing more; ask another one, or again in a moment"
+            )
+
+    def left(self) -> None:
+        """Say so, where the last one has left a closed house."""
+        if self.closed and not self.requests:
+            self._empty.set()
+
+    async def emptied(self) -> None:
+        """Wait until the last one has left; not before it is closed."""
+        await self._empty.wait()
 
 
 class Load:
@@ -89,6 +120,8 @@ class Load:
         intake.size += size
 
     def __enter__(self) -> Self:
+        self._intake.check()
+        self._intake.requests += 1
         return self
 
     def __exit__(
@@ -98,3 +131,5 @@ class Load:
         self._intake.size -= self._size
         if self._intake.quotas is not None and self._rows:
             self._intake.quotas.leave(self._key, self._rows)
+        self._intake.requests -= 1
+        self._intake.left()

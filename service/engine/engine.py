@@ -1,6 +1,7 @@
 """Answering requests: each row from the cache, or from the teachers, once."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing
@@ -8,12 +9,13 @@ from functools import partial
 from typing import Any, Self
 
 from service.admission import Certifier
-from service.batching.batcher import Batcher, Settled, Ticket
+from service.batching.batcher import Batcher, Ticket
 from service.batching.intake import Intake
 from service.batching.quotas import quotas_of
 from service.cache import Store, open_store
 from service.config import RecipeSection, Settings
 from service.engine.batches import FAILED, Answer, Question, batch, examine
+from service.engine.ending import Ending
 from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import absent_rows, failed, keys_of, non_finite, of_settled, parted, size_bytes
 from service.engine.hosting import Hosted
@@ -28,6 +30,8 @@ from soft_targets.wire import row_digests
 
 # Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
 LONG_HASH_BYTES = 1 << 21
+# What writing the last of a reply may take.
+LAST_S = 1.0
 
 log = logger("engine")
 
@@ -60,6 +64,7 @@ class Engine:
         self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=size, quotas=quotas)
         self._timeout_s = limits.request_timeout_s
         self._drain_s = limits.drain_s
+        self._ending = Ending()
         self._certifier = certifier
         self._entry_points = settings.operators.entry_points
         self.metrics = Metrics()
@@ -174,6 +179,23 @@ class Engine:
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
+    async def drain(self) -> float:
+        """Take in nothing more, and wait until what was taken in is answered.
+
+        A row that is not within ``limits.drain_s`` is late then, and its reply is closed like any other.
+
+        Returns:
+            How much of that time is left, in seconds.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._drain_s
+        self.intake.close()
+        self._ending.set(end)
+        with contextlib.suppress(TimeoutError):  # a request that never ends, or a reply that nobody reads
+            async with asyncio.timeout_at(end + LAST_S):
+                await self.intake.emptied()
+        return max(0.0, end - clock())
+
     async def close(self) -> None:
         """Finish the batches that run, and release everything."""
         for hosted in self._hosted.values():
@@ -186,8 +208,10 @@ class Engine:
         """What is amiss, though every request can be answered.
 
         Raises:
-            NotReady: an ensemble has not enough teachers left, or a batch of its does not come back.
+            NotReady: an ensemble has not enough teachers left, or a batch of its does not come back; or the
+                server stops.
         """
+        self.intake.check()
         degraded = [told for ensemble in self.ensembles.values() for told in ensemble.check_ready()]
         return degraded + self.cache.degraded()
 
@@ -377,33 +401,20 @@ class Engine:
             if first is not None and first.rows:
                 yield first
             for ticket in tickets:
-                while settled := await _before(deadline, ticket):
+                while settled := await self._ending.wait(deadline, ticket.settled()):
                     self.spans.link([one.answer.span for one in settled if one.joined])
                     yield of_settled(settled)
         except TimeoutError:
-            late = RowFailure(
-                "deadline_exceeded",
-                f"not answered within request_timeout_s ({self._timeout_s:g} s); ask again",
-            )
+            stopped = self._ending.at < deadline
+            limit = f"drain_s ({self._drain_s:g}" if stopped else f"request_timeout_s ({self._timeout_s:g}"
+            why = "the server is stopping, and " if stopped else ""
+            late = RowFailure("deadline_exceeded", f"{why}not answered within {limit} s); ask again")
             yield failed(
                 {row: late for ticket in tickets for rows in ticket.waiting.values() for row in rows}
             )
         finally:
             for ticket in tickets:
                 ticket.leave()
-
-
-async def _before(deadline: float, ticket: Ticket[Answer]) -> list[Settled[Answer]]:
-    """What is settled of a ticket.
-
-    Not by ``asyncio.wait_for``: Python 3.11's swallows a cancellation that comes as its future is done, and
-    whoever had left, or would wait no longer, went on being answered.
-
-    Raises:
-        TimeoutError: nothing was before the deadline.
-    """
-    async with asyncio.timeout_at(deadline):
-        return await ticket.settled()
 
 
 def _load(name: str, settings: Settings, certifier: Certifier) -> Ensemble:

@@ -3,11 +3,12 @@
 import ctypes
 import functools
 import math
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ def cuda_works() -> bool:
     except ServiceError:
         return False
     return True
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """Load the CUDA libraries that are installed as packages, where the system's loader does not look."""
+    with redirect_stdout(sys.stderr):  # it prints what it does not find
+        ort.preload_dlls()
 
 
 def _renamed(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
@@ -148,6 +156,7 @@ class Session:
                     f"{where}: device {device} was asked for, but this ONNX Runtime has no CUDA; install "
                     "soft-targets[gpu] instead of [cpu], or say device: cpu"
                 )
+            _load_cuda()
             if not allow_cpu:
                 options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             providers = [(CUDA, _cuda_options(device, memory)), *([CPU] if allow_cpu else [])]

@@ -26,7 +26,8 @@ CHANGE_S = 600.0
 # How long a worker may take to say its figures; one that is busy is counted as it was last.
 FIGURES_S = 2.0
 # What a worker that drains has beyond limits.drain_s.
-GRACE_S = 5.0
+GRACE_S = 8.0
+INTERRUPTED = 130
 STATE_DIR, WORKERS = "SOFT_TARGETS__SERVER__STATE_DIR", "SOFT_TARGETS__SERVER__WORKERS"
 
 log = telemetry.logger("workers")
@@ -144,8 +145,8 @@ class Parent:
             The exit code.
         """
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stop, 0)
-        loop.add_signal_handler(signal.SIGINT, self._stop, 130)
+        loop.add_signal_handler(signal.SIGTERM, self._told_to_stop, 0)
+        loop.add_signal_handler(signal.SIGINT, self._told_to_stop, INTERRUPTED)
         with tempfile.TemporaryDirectory(prefix="soft-targets-") as kept:
             environment = dict(os.environ)
             if self._settings.server.state_dir is None:
@@ -175,6 +176,16 @@ class Parent:
         environment[WORKERS] = str(count)
         log.info("sized by measurement", workers=count)
         return count
+
+    def _told_to_stop(self, code: int) -> None:
+        """A first time to drain, and a second time to end at once."""
+        if not self._stopping.is_set():
+            self._stop(code)
+            return
+        log.warning("ended at once by a second signal")
+        self._code = INTERRUPTED
+        for worker in self._workers.values():
+            worker.end(signal.SIGKILL)
 
     def _stop(self, code: int) -> None:
         self._code = self._code or code

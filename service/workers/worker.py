@@ -14,6 +14,7 @@ import uvicorn
 
 from service import telemetry
 from service.api.app import create_app
+from service.api.draining import Server
 from service.api.serving import config_of, port_of
 from service.auth import open_access
 from service.config import RecipeSection, load, read_recipe, text_of
@@ -212,7 +213,7 @@ async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.sock
         gather=changes.figures,
         metrics_port=port_of(listeners),
     )
-    server = uvicorn.Server(config_of(app, settings))
+    server = Server(config_of(app, settings), engine)
     listening = asyncio.create_task(changes.listen(server))
     channel.send("ready")
     await server.serve(sockets=[*listeners])

@@ -90,6 +90,7 @@ class _Said:
 
     async def model_ready(self, request: Request) -> Response:
         ensemble, model = self._found(request)
+        self._engine.intake.check()
         ensemble.check_ready()
         return JSONResponse({"name": model.name, "ready": True})
 
