@@ -74,7 +74,9 @@ class Metrics:
         self.rows_in_flight_limit = self._gauge(
             "rows_in_flight_limit", "How many may be: limits.max_rows_in_flight"
         )
-        self.bytes_in_flight = self._gauge("bytes_in_flight", "Bytes of those requests and their replies")
+        self.bytes_in_flight = self._gauge(
+            "bytes_in_flight", "Bytes of the requests that were let in, and of their replies"
+        )
 
     def _declare_cache(self) -> None:
         self.cache_lookups = self._counter(
@@ -102,8 +104,8 @@ class Metrics:
         )
         self.saved_device_seconds = self._counter(
             "saved_device_seconds_total",
-            "Seconds of teachers' work that those rows would have taken, at what a row has taken since the "
-            "process started",
+            "Seconds of teachers' work that the rows saved would have taken, at what a row has taken since "
+            "the ensemble was loaded",
             ["ensemble"],
         )
 
