@@ -5,6 +5,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+import service
 from service.telemetry.distribution import Distribution
 
 PREFIX = "soft_targets"
@@ -38,6 +39,8 @@ class Metrics:
 
         self.processes = self._gauge("processes", "Processes that answer requests")
         self.processes.set(1)
+        self.build_info = self._gauge("build_info", "1; which version answers", ["version"])
+        self.build_info.labels(service.__version__).set(1)
         self._declare_edge()
         self._declare_cache()
         self._declare_batches()
