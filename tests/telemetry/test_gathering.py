@@ -54,6 +54,12 @@ class Server:
         pid = self.running.process.pid
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
+    def until_gone(self, worker):
+        end = time.monotonic() + 60
+        while worker in self.workers():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
     def until_back(self, worker):
         """The totals that are said until another worker has taken a worker's place."""
         end, seen = time.monotonic() + 60, []
@@ -99,6 +105,7 @@ def test_a_worker_that_is_told_to_end_says_first_what_it_has_counted(server):
     server.ask(8)  # nobody asks for the figures of these before the workers end
     for worker in server.workers():
         os.kill(worker, signal.SIGTERM)
+        server.until_gone(worker)
         server.until_back(worker)
     assert server.total(NAME) == before + 8
 
