@@ -131,7 +131,7 @@ def test_the_command_prints_the_key_alone_and_once(path):
     made = CliRunner().invoke(cli.app, [*options, "--name", "me"])
     assert made.exit_code == 0
     secret = made.stdout.strip()
-    assert access_of(path).require(ADMIN, {secret.encode()}) is None
+    assert access_of(path).require(ADMIN, {secret.encode()}) == "me"
     assert "me may targets:read, admin" in made.stderr
     assert secret not in made.stderr
     again = CliRunner().invoke(cli.app, [*options, "--name", "me"])
