@@ -15,6 +15,7 @@ from service.telemetry import Metrics
 # So many rows of a batch are looked into, and not so many of many classes: a share or a distribution is known
 # from a few of many batches, and passes over all classes of all rows would be felt.
 LOOKED_INTO, LOOKED_INTO_NUMBERS = 16, 1 << 16
+LEAST = np.float32(-1e4)
 ALL_TEACHERS = "*"
 
 
@@ -124,7 +125,8 @@ class Measures:
             entropy = entropy[some]
         elif pair.top_k is None:
             log_probs = outcome.log_probs[some]
-            entropy = -(np.exp(log_probs) * log_probs).sum(axis=1)
+            # A class of no probability adds nothing, and 0 times -inf is no number.
+            entropy = -(np.exp(log_probs) * np.maximum(log_probs, LEAST)).sum(axis=1)
         if entropy is not None and self._classes > 1:
             self._metrics.target_entropy.observe(entropy / math.log(self._classes), self._name)
         if outcome.divergence is not None:

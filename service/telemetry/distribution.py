@@ -48,6 +48,11 @@ class Distribution(Collector):
             before, total = self._counts.get(labels, (0, 0.0))
             self._counts[labels] = before + counts, total + float(values.sum())
 
+    def describe(self) -> Iterable[Metric]:
+        """The metric without series: its name is taken."""
+        name, documentation, labels = self._head
+        return [HistogramMetricFamily(name, documentation, labels=labels)]
+
     def collect(self) -> Iterable[Metric]:
         """The metric, as the library asks for it."""
         name, documentation, labels = self._head

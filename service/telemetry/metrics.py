@@ -5,6 +5,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+import service
 from service.telemetry.distribution import Distribution
 
 PREFIX = "soft_targets"
@@ -38,6 +39,8 @@ class Metrics:
 
         self.processes = self._gauge("processes", "Processes that answer requests")
         self.processes.set(1)
+        self.build_info = self._gauge("build_info", "1; which version answers", ["version"])
+        self.build_info.labels(service.__version__).set(1)
         self._declare_edge()
         self._declare_cache()
         self._declare_batches()
@@ -74,7 +77,9 @@ class Metrics:
         self.rows_in_flight_limit = self._gauge(
             "rows_in_flight_limit", "How many may be: limits.max_rows_in_flight"
         )
-        self.bytes_in_flight = self._gauge("bytes_in_flight", "Bytes of those requests and their replies")
+        self.bytes_in_flight = self._gauge(
+            "bytes_in_flight", "Bytes of the requests that were let in, and of their replies"
+        )
 
     def _declare_cache(self) -> None:
         self.cache_lookups = self._counter(
@@ -102,8 +107,8 @@ class Metrics:
         )
         self.saved_device_seconds = self._counter(
             "saved_device_seconds_total",
-            "Seconds of teachers' work that those rows would have taken, at what a row has taken since the "
-            "process started",
+            "Seconds of teachers' work that the rows saved would have taken, at what a row has taken since "
+            "the ensemble was loaded",
             ["ensemble"],
         )
 

@@ -91,9 +91,12 @@ class Shared:
         finally:
             del self._gathers[number]
 
-    def tell_figures(self) -> None:
-        """Tell the parent how much was counted up to now."""
-        self._channel.send("figures", figures=taken(self._engine.metrics))
+    async def tell_at_the_end(self) -> None:
+        """Tell the parent, when the application stops, how much was counted up to then."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._channel.send("figures", figures=taken(self._engine.metrics))
 
     async def _ask(self, change: Message) -> bool:
         number = next(self._numbers)
@@ -210,6 +213,7 @@ async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.sock
         settings,
         access,
         changes,
+        changes.tell_at_the_end,
         gather=changes.figures,
         metrics_port=port_of(listeners),
     )
@@ -217,9 +221,7 @@ async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.sock
     listening = asyncio.create_task(changes.listen(server))
     channel.send("ready")
     await server.serve(sockets=[*listeners])
-    changes.tell_figures()
     listening.cancel()
-    await channel.flush()
     return 0
 
 

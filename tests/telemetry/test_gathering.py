@@ -54,6 +54,21 @@ class Server:
         pid = self.running.process.pid
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
+    def until_gone(self, worker):
+        end = time.monotonic() + 60
+        while worker in self.workers():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def until_back(self, worker):
+        """The totals that are said until another worker has taken a worker's place."""
+        end, seen = time.monotonic() + 60, []
+        while worker in self.workers() or self.total("soft_targets_processes") < 2:
+            assert time.monotonic() < end
+            seen.append(self.total(NAME))
+            time.sleep(0.05)
+        return [*seen, self.total(NAME)]
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, start):
@@ -76,18 +91,23 @@ def test_on_the_port_of_the_metrics_there_is_nothing_else_and_elsewhere_there_ar
 
 def test_a_worker_that_dies_takes_nothing_with_it(server):
     server.ask(12)
-    before = server.total(NAME)
-    os.kill(server.workers()[0], signal.SIGKILL)
-    end = time.monotonic() + 60
-    seen = [before]
-    while server.total("soft_targets_processes") < 2 or len(seen) < 3:
-        seen.append(server.total(NAME))
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    seen.append(server.total(NAME))
+    before, worker = server.total(NAME), server.workers()[0]
+    os.kill(worker, signal.SIGKILL)
+    seen = [before, *server.until_back(worker)]
     assert seen == sorted(seen)
     server.ask(3)
     assert server.total(NAME) == before + 3
+
+
+def test_a_worker_that_is_told_to_end_says_first_what_it_has_counted(server):
+    server.ask(12)
+    before = server.total(NAME)
+    server.ask(8)  # nobody asks for the figures of these before the workers end
+    for worker in server.workers():
+        os.kill(worker, signal.SIGTERM)
+        server.until_gone(worker)
+        server.until_back(worker)
+    assert server.total(NAME) == before + 8
 
 
 def said(value):

@@ -122,3 +122,28 @@ def test_a_line_has_the_name_of_the_key_and_never_the_key(observe, tmp_path):
     assert secret not in str(lines)
     assert "st_wrong" not in str(lines)
     assert toy.value("rejected_requests_total", reason="unauthenticated") == 1
+
+
+async def test_a_client_that_is_gone_before_its_reply_is_no_error_of_ours(observe):
+    toy = observe()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PATH,
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+    }
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    await toy.app(scope, receive, send)
+    await toy.engine.close()
+    assert sent == []
+    route = "/v1/ensembles/{ensemble}/soft-targets"
+    assert toy.value("requests_total", route=route, code="499") == 1

@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from observed import CONFIG, PATH
@@ -143,6 +145,32 @@ def test_the_exporter_is_made_of_the_standard_variables(monkeypatch, capsys):
     assert told.out == ""
     assert '"service.name": "teachers"' in told.err
     assert '"soft_targets.rows": 3' in told.err
+
+
+def test_spans_are_sent_where_the_variables_say(monkeypatch):
+    received = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        spans = open_spans()
+        with spans.child("cache.lookup"):
+            pass
+        spans.close()
+        collector.shutdown()
+    ((path, body),) = received
+    assert path == "/v1/traces"
+    assert b"cache.lookup" in body
+    assert b"soft-targets" in body
 
 
 def test_without_the_extra_there_are_no_spans_and_no_error(monkeypatch):
