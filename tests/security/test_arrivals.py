@@ -198,6 +198,28 @@ def test_a_request_that_is_answered_and_goes_on_is_hung_up_on(served, connect):
     wire.hung_up()
 
 
+def test_an_upgrade_that_nobody_speaks_is_a_request_like_any_other(connect):
+    wire = connect()
+    for _ in range(2):
+        wire.send(
+            post(headers="Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n")
+        )
+        assert wire.reply()[0] == 200
+
+
+def test_a_websocket_is_refused_and_its_connection_forgotten(served, connect):
+    slow = served("request_timeout_s: 0.5, slow_reader_s: 1")
+    wire = connect(slow)
+    wire.send(
+        b"GET /v1/events HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert wire.reply()[0] == 403
+    wire.file.read()
+    connect(slow).hung_up()  # as long as the first would have had
+    assert not slow.server.server_state.connections
+
+
 def test_a_connection_that_was_idle_begins_its_time_anew(served, connect):
     wire = connect(served("request_timeout_s: 0.5, slow_reader_s: 1"))
     for _ in range(3):
