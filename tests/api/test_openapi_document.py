@@ -74,7 +74,7 @@ def test_replies_are_as_documented(document, mode):
     for operation in operations:
         if mode is GenerationMode.NEGATIVE and not can_be_wrong(operation):
             continue
-        examples = 3 if operation.label.endswith("reload") else 30  # it takes half a second
+        examples = 3 if operation.label.endswith("reload") else 15  # it takes half a second
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(PROFILE, max_examples=examples)
