@@ -71,6 +71,12 @@ class Arrivals(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        if self.parser.should_upgrade() and any(_announces_body(*header) for header in self.headers):
+            # The parser leaves off behind the head, and the body would be taken for the next request.
+            self._refused = BadInput(
+                "only HTTP/1.1 is spoken here: send a request that has a body without Upgrade"
+            )
+            raise self._refused
         self._in_head, self._unparsed = False, 0
         super().on_headers_complete()
 
@@ -143,3 +149,7 @@ class Arrivals(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _announces_body(name: bytes, value: bytes) -> bool:
+    return name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ") != b"")

@@ -102,7 +102,7 @@ def spread_apart(where: str, member: Member, few: Mapping[str, Array], batch: Ma
                 if (np.isnan(found) != np.isnan(whole[part])).any():
                     return math.inf
                 compared = np.maximum(found, whole[part]) > LOG_COMPARED
-                worst = max(worst, float(np.abs(found - whole[part])[compared].max(initial=0.0)))
+                worst = max(worst, float(np.abs(found[compared] - whole[part][compared]).max(initial=0.0)))
         ask(member, batch)
     except (TeacherSilent, TeacherOverrun) as exc:
         log.warning("teacher not tried to the end", where=where, reason=str(exc))

@@ -41,7 +41,7 @@ def _short_rests(monkeypatch):
 # ---------------------------------------------------------------------------------------- what is tried again
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_refusal_that_may_pass_is_tried_again(server, patient, answers, status):
     refused = answers.refused(status)
     server.answer = answers.first(refused, refused, then=server.honest)

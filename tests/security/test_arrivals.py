@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+from unittest.mock import ANY
 
 import pytest
 
@@ -196,6 +197,38 @@ def test_a_request_that_is_answered_and_goes_on_is_hung_up_on(served, connect):
     wire.send(b"POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n")
     assert wire.reply()[0] == 404
     wire.hung_up()
+
+
+UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+
+
+@pytest.mark.parametrize("upgrade", [UPGRADE, "Connection: Upgrade\r\nUpgrade: websocket\r\n"])
+@pytest.mark.parametrize("length", ["Content-Length: 40", "Transfer-Encoding: chunked"])
+def test_a_body_behind_an_upgrade_is_not_taken_for_a_request(connect, upgrade, length):
+    wire = connect()
+    wire.send(f"POST {PATH} HTTP/1.1\r\nHost: test\r\n{upgrade}{length}\r\n\r\n".encode())
+    with contextlib.suppress(ConnectionError):
+        wire.send(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert "without Upgrade" in wire.refused(400, "bad_input")
+
+
+def test_an_upgrade_without_a_body_is_a_request_like_any_other(connect):
+    wire = connect()
+    for _ in range(2):
+        wire.send(f"GET /livez HTTP/1.1\r\nHost: test\r\n{UPGRADE}\r\n".encode())
+        assert wire.reply() == (200, ANY, {"live": True})
+
+
+def test_a_websocket_is_refused_and_its_connection_forgotten(served, connect):
+    slow = served("request_timeout_s: 0.5, slow_reader_s: 1")
+    wire = connect(slow)
+    wire.send(
+        b"GET /livez HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert wire.file.read().startswith(b"HTTP/1.1 403")
+    connect(slow).hung_up()  # as long as the first would have had
+    assert not slow.server.server_state.connections
 
 
 def test_a_connection_that_was_idle_begins_its_time_anew(served, connect):

@@ -1,6 +1,7 @@
 """ONNX files that were made to harm: what they name is not read, and what they ask for ends."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.config import load
 from service.engine.engine import Engine
-from service.errors import ConfigError
+from service.errors import ConfigError, NotReady
 
 CONFIG = """\
 ensembles:
@@ -209,6 +210,20 @@ def test_a_model_that_never_ends_stops_the_start(opened):
     (waited,) = op.loop(op.const(2**60), v_initial=[op.const(np.float32(0))], body=wait)
     with pytest.raises(ConfigError, match=r"no answer within 0.5 s"):
         opened(spox.build({"x": x}, {"y": op.add(x, waited)}))
+
+
+def test_a_call_that_does_not_stop_when_it_is_told_to_ends_readiness(opened):
+    ensemble = opened(product(initializers=[values()]))
+    ensemble.check_ready()
+    with ensemble.deadlines.watch() as call:  # as one that is busy in native code
+        deadline = time.monotonic() + 30
+        while not ensemble.deadlines.stuck:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert call.terminate
+        with pytest.raises(NotReady, match="does not come back; restart the server"):
+            ensemble.check_ready()
+    ensemble.check_ready()
 
 
 def test_a_file_that_is_cut_is_refused(opened):

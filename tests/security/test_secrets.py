@@ -1,9 +1,6 @@
 """Keys and passwords are in no reply and no log, whatever goes wrong."""
 
 import json
-import os
-import subprocess
-import sys
 
 import httpx2
 import numpy as np
@@ -11,8 +8,10 @@ import pytest
 from inference_server import InferenceServer, Model, status
 from redis_server import RedisServer
 
-from service.auth import Scope, new_key
+from service.auth import Scope, new_key, open_access
+from service.checking import check_config, document, shown
 from service.config import load
+from service.engine.engine import Engine
 from service.errors import ConfigError
 
 REDIS, FAR = "hunter2-of-redis", "st_key-of-the-far-one"
@@ -74,10 +73,9 @@ def secrets(keys, folder):
     return [REDIS, FAR, *keys.values(), *hashes]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_no_secret_is_said_whatever_goes_wrong(configured, redis, far, start, workers):
+def test_no_secret_is_said_whatever_goes_wrong(configured, redis, far, start):
     write, keys = configured
-    config, said = write(workers), []
+    config, said = write(workers=2), []
     server, folder = start(config), config.parent
     rows = iter(np.random.default_rng(0).normal(size=(1000, 1, 4)).tolist())
 
@@ -91,16 +89,9 @@ def test_no_secret_is_said_whatever_goes_wrong(configured, redis, far, start, wo
         return ask(ASK, "POST", json={"inputs": {"x": next(rows)}}).json()["targets"][0]
 
     assert answered()["source"] == "miss"
-    for path in (
-        "/readyz",
-        "/v1/ensembles",
-        "/v2",
-        "/v2/models/toy/config",
-        "/openapi.json",
-        "/docs",
-        "/nowhere",
-    ):
-        ask(path)
+    described = ("v1/ensembles", "v2", "v2/models/toy/config", "openapi.json", "docs", "nowhere")
+    for path in ("readyz", *described):
+        ask(f"/{path}")
     for key in ("", "wrong", keys[Scope.ADMIN] + "x", keys[Scope.ADMIN]):
         assert ask(ASK, "POST", key).status_code in {401, 403}
     ask("/livez", headers={"Authorization": f"Bearer {keys[Scope.ADMIN]}"})
@@ -132,14 +123,6 @@ def test_no_secret_is_said_whatever_goes_wrong(configured, redis, far, start, wo
         assert not [text for text in said if secret in text]
 
 
-def run(*arguments, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "service", *map(str, arguments)],
-        env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -161,19 +144,29 @@ def test_a_password_in_a_url_is_not_repeated(configured, monkeypatch, url):
     assert REDIS not in str(told.value)
 
 
+def begin(settings):
+    """What a server does before it listens."""
+    open_access(settings.auth)
+    Engine.open(settings)
+
+
 def test_what_stops_the_start_names_no_secret(configured, far, tmp_path):
     write, keys = configured
+    said = []
     for file, content in (("far.key", f"{FAR} {FAR}"), ("password", ""), ("keys.jsonl", keys[Scope.ADMIN])):
         kept = (tmp_path / file).read_text()
         (tmp_path / file).write_text(content)
-        code, said = run("serve", write())
-        assert code == 2, said
-        assert not [secret for secret in (REDIS, FAR, *keys.values()) if secret in said]
+        settings = load(write())
+        with pytest.raises(ConfigError, match=file) as told:
+            begin(settings)
+        said.append(str(told.value))
         (tmp_path / file).write_text(kept)
     far.key = "another"
-    code, said = run("check", write(), "--json")
-    assert "far" in said
-    assert not [secret for secret in secrets(keys, tmp_path) if secret in said]
+    checked = check_config(write())
+    said += [shown(checked), json.dumps(document(checked))]
+    assert "it refuses the key" in said[-1]
+    for secret in secrets(keys, tmp_path):
+        assert not [text for text in said if secret in text]
 
 
 def test_settings_that_are_printed_name_no_secret(configured, tmp_path):

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from service.batching.intake import Intake, Load
-from service.batching.quotas import Quotas
+from service.batching.quotas import Quotas, quotas_of
+from service.config import Limits
 from service.errors import QuotaExceeded
 
 
@@ -95,6 +96,15 @@ async def test_processes_share_rows_in_flight_but_one_request_always_fits_in():
     quotas.enter("one", 10)
     with pytest.raises(QuotaExceeded):
         quotas.enter("one", 1)
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 40), (3, 13), ("auto", 40)])
+async def test_a_worker_grants_the_share_of_the_workers_that_are_configured(workers, most):
+    quotas = quotas_of(Limits(max_rows_per_request=10, rows_in_flight_per_key=40), workers)
+    quotas.enter("one", most)
+    with pytest.raises(QuotaExceeded):
+        quotas.enter("one", 1)
+    assert quotas_of(Limits(), workers) is None
 
 
 async def test_what_is_not_configured_is_not_counted():
