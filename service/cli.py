@@ -86,6 +86,7 @@ def serve(
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     from service import telemetry  # noqa: PLC0415 - a command loads what it needs
+    from service.api import banner  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
     from service.api.draining import Server  # noqa: PLC0415
     from service.api.serving import config_of  # noqa: PLC0415
@@ -105,12 +106,18 @@ def serve(
         listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
         if not settings.alone:
             parent = Parent(config.resolve(), settings, listener)
-            code = asyncio.run(parent.run(partial(_tell, listener), watched=reload))
+
+            def started(ensembles: banner.Served, workers: int) -> None:
+                banner.announce(_url(listener), ensembles, settings, access, workers=workers)
+                _tell(listener)
+
+            code = asyncio.run(parent.run(started, watched=reload))
             raise typer.Exit(code)
         engine = Engine.open(settings)
     except ConfigError as exc:
         raise _fail(str(exc), code=3 if isinstance(exc, TeacherUnreachable) else 2) from None
     source = partial(load, config)
+    banner.announce(_url(listener), banner.served(engine), settings, access)
     _tell(listener)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     app = create_app(engine, settings, access, Alone(engine, source), beside)
@@ -252,11 +259,14 @@ def new(
     )
 
 
-def _tell(listener: socket.socket) -> None:
-    """Say where the server listens."""
+def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"soft-targets {service.__version__} listening on http://{shown}:{port}")
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _tell(listener: socket.socket) -> None:
+    """Say where the server listens: the one line on standard output."""
+    typer.echo(f"soft-targets {service.__version__} listening on {_url(listener)}")
     sys.stdout.flush()
 
 

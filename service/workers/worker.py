@@ -13,6 +13,7 @@ import uvicorn
 
 from service import telemetry
 from service.api.app import create_app
+from service.api.banner import served
 from service.api.draining import Server
 from service.api.serving import config_of
 from service.auth import open_access
@@ -175,7 +176,7 @@ async def answer(path: Path, listener: socket.socket, end: socket.socket) -> int
     app = create_app(engine, settings, access, changes)
     server = Server(config_of(app, settings), engine)
     listening = asyncio.create_task(changes.listen(server))
-    channel.send("ready")
+    channel.send("ready", served=served(engine))
     await server.serve(sockets=[listener])
     listening.cancel()
     return 0
