@@ -128,19 +128,28 @@ def serve(
 def check(
     config: Annotated[Path, typer.Argument(help="The YAML file.", metavar="CONFIG")],
     *,
+    plan: Annotated[
+        int | None, typer.Option(metavar="ROWS", help="Say what a training on so many rows costs.", min=1)
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of that training.", min=1)] = 1,
+    trainers: Annotated[int, typer.Option(help="How many ask for all of its rows.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Look at everything that serving would need: files, shapes, classes, devices, plans, memory."""
+    """Look at everything that serving would need: files, classes, devices, plans, memory, ports, cache."""
     from service import telemetry  # noqa: PLC0415
-    from service.checking import check_config, document, shown  # noqa: PLC0415
+    from service.checking import Planned, check_config, document, look_around, shown  # noqa: PLC0415
+    from service.config import load  # noqa: PLC0415
 
     telemetry.configure()
     try:
-        checked = check_config(config)
+        settings = load(config)
+        checked = check_config(config, Planned(plan, epochs, trainers) if plan else None)
+        around = look_around(settings, checked)
     except ConfigError as exc:
         raise _fail(str(exc), code=2) from None
-    typer.echo(json.dumps(document(checked), indent=2) if as_json else shown(checked))
-    if any(finding.severity == "error" for one in checked for finding in one.findings):
+    typer.echo(json.dumps(document(checked, around), indent=2) if as_json else shown(checked, around))
+    findings = [*around.findings, *(finding for one in checked for finding in one.findings)]
+    if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
 
