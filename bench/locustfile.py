@@ -5,8 +5,8 @@
     locust -f bench/locustfile.py --host ... --headless -u 32 -r 8 -t 60s KeptArrow Digests   # some of them
 
 The ensemble is ``ENSEMBLE``, else the first that the server lists, and must have one input of floats; the
-key is ``SOFT_TARGETS_KEY``. Replies in Arrow are checked to be whole. A generator of load has limits of its own,
-which may be below the server's: watch its processor, and use ``--processes``.
+key is ``SOFT_TARGETS_KEY``. Replies in Arrow are checked to be whole. A generator of load has limits of its
+own, which may be below the server's: watch its processor, and use ``--processes``.
 """
 
 import os
@@ -70,7 +70,7 @@ class NewRows(Asking):
     """Rows that nobody has asked for: what the teachers can do."""
 
     @task
-    def run(self) -> None:
+    def ask_once(self) -> None:
         self.arrow(self.new(self.random))
 
 
@@ -78,7 +78,7 @@ class KeptArrow(Asking):
     """Rows that are kept, in Arrow."""
 
     @task
-    def run(self) -> None:
+    def ask_once(self) -> None:
         self.arrow(self.some())
 
 
@@ -94,7 +94,7 @@ class KeptJson(Asking):
         self.bodies = [json.dumps({"inputs": {self.input: rows.tolist()}}).encode() for rows in self.known]
 
     @task
-    def run(self) -> None:
+    def ask_once(self) -> None:
         self.ask(self.bodies[self.random.integers(KEPT)], "application/json")
 
 
@@ -104,7 +104,7 @@ class Sparse(Asking):
     recipe = "sparse"
 
     @task
-    def run(self) -> None:
+    def ask_once(self) -> None:
         self.arrow(self.some())
 
 
@@ -117,7 +117,7 @@ class Digests(Asking):
             self.arrow(rows)
 
     @task
-    def run(self) -> None:
+    def ask_once(self) -> None:
         digests = wire.row_digests({self.input: self.some()}, self.specs)
         self.ask(wire.encode_digests(digests, wire.default_row_ids(len(digests))), wire.ARROW)
 
@@ -128,5 +128,5 @@ class OneRow(Asking):
     rows = 1
 
     @task
-    def run(self) -> None:
+    def ask_once(self) -> None:
         self.arrow(self.new(self.random))
