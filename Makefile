@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help setup demo test check format bench bench-engine bench-operators bench-cache bench-client gpu-check image-check axioms nightly clean
+.PHONY: help setup demo test check format bench bench-engine bench-operators bench-cache bench-client bench-load soak gpu-check image-check axioms nightly clean
 
 help:
 	@echo "make demo    set up, then train teachers, serve them and distil a student (about two minutes)"
@@ -13,6 +13,7 @@ help:
 	@echo "make format  format the code"
 	@echo "make bench   set up, then measure the server; bench-engine, -operators, -cache: what is behind it;"
 	@echo "             bench-client: what a training loop has of it"
+	@echo "make bench-load  Locust's scenarios for LOAD_S seconds; make soak: whether an hour of load leaves it as it is"
 	@echo "make gpu-check  on a machine with a GPU: strict binding, agreement with the CPU, throughput"
 	@echo "make image-check  as root, with debootstrap: run the Dockerfile's steps without Docker, and try the result"
 	@echo "make axioms  certify the built-in operators and write the table into the README"
@@ -59,6 +60,13 @@ bench-cache: setup
 
 bench-client: setup
 	@$(BIN)/python bench/client.py
+
+bench-load: setup
+	@$(PIP) -c constraints.txt -e '.[load]'
+	@$(BIN)/python bench/load.py
+
+soak: setup
+	@$(BIN)/python bench/soak.py
 
 gpu-check: setup
 	@$(BIN)/python bench/gpu.py

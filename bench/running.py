@@ -1,10 +1,14 @@
-"""A Redis of the bench's own, for as long as it measures."""
+"""A Redis and a server of the bench's own, for as long as it measures."""
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+ENSEMBLES = Path(__file__).parents[1] / "deploy" / "ensembles"
 
 
 @contextmanager
@@ -21,6 +25,26 @@ def running_redis() -> Iterator[str]:
             assert process.poll() is None, "redis-server does not start"
         try:
             yield path
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+@contextmanager
+def running_server(cache: str = "memory://?max_bytes=512MiB") -> Iterator[tuple[str, int]]:
+    """The address and the process of a server on deploy/ensembles, where everybody may do everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "ensembles.yaml"
+        server = f"server: {{port: 0, workers: 1, state_dir: {folder}}}\nauth: {{open: true}}\n"
+        own = f"{server}cache: {{url: '{cache}'}}\n"
+        config.write_text(own + (ENSEMBLES / "ensembles.yaml").read_text())
+        for model in ENSEMBLES.glob("*.onnx"):
+            shutil.copy(model, folder)
+        command = [sys.executable, "-m", "service", "serve", str(config)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split(" listening on ")[1].strip(), process.pid
         finally:
             process.terminate()
             process.communicate()

@@ -86,6 +86,7 @@ def serve(
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     from service import telemetry  # noqa: PLC0415 - a command loads what it needs
+    from service.api import banner  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
     from service.api.draining import Server  # noqa: PLC0415
     from service.api.serving import check_tls, config_of, port_of  # noqa: PLC0415
@@ -102,21 +103,27 @@ def serve(
         access = open_access(settings.auth)
         for warning in access.warnings:
             telemetry.logger("auth").warning(warning)
-        scheme = "https" if check_tls(settings) else "http"
+        encrypted = check_tls(settings)
         listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
-        listeners = [listener]
+        listeners, url = [listener], _url(listener, encrypted=encrypted)
         if (port := settings.server.metrics_port) is not None:
             listeners.append(_listen(settings.server.host, port, admit=access.require_loopback))
             telemetry.logger("api").info("metrics", port=port_of(listeners))
         if not settings.alone:
             parent = Parent(config.resolve(), settings, listeners)
-            code = asyncio.run(parent.run(partial(_tell, listener, scheme), watched=reload))
+
+            def started(ensembles: banner.Served, workers: int) -> None:
+                banner.announce(url, ensembles, settings, access, workers=workers)
+                _tell(url)
+
+            code = asyncio.run(parent.run(started, watched=reload))
             raise typer.Exit(code)
         engine = Engine.open(settings, telemetry.open_spans())
     except ConfigError as exc:
         raise _fail(str(exc), code=3 if isinstance(exc, TeacherUnreachable) else 2) from None
     source = partial(load, config)
-    _tell(listener, scheme)
+    banner.announce(url, banner.served(engine), settings, access)
+    _tell(url)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     changes = Alone(engine, source)
     app = create_app(engine, settings, access, changes, beside, metrics_port=port_of(listeners))
@@ -127,19 +134,28 @@ def serve(
 def check(
     config: Annotated[Path, typer.Argument(help="The YAML file.", metavar="CONFIG")],
     *,
+    plan: Annotated[
+        int | None, typer.Option(metavar="ROWS", help="Say what a training on so many rows costs.", min=1)
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of that training.", min=1)] = 1,
+    trainers: Annotated[int, typer.Option(help="How many ask for all of its rows.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Look at everything that serving would need: files, shapes, classes, devices, plans, memory."""
+    """Look at everything that serving would need: files, classes, devices, plans, memory, ports, cache."""
     from service import telemetry  # noqa: PLC0415
-    from service.checking import check_config, document, shown  # noqa: PLC0415
+    from service.checking import Planned, check_config, document, look_around, shown  # noqa: PLC0415
+    from service.config import load  # noqa: PLC0415
 
     telemetry.configure()
     try:
-        checked = check_config(config)
+        settings = load(config)
+        checked = check_config(config, Planned(plan, epochs, trainers) if plan else None)
+        around = look_around(settings, checked)
     except ConfigError as exc:
         raise _fail(str(exc), code=2) from None
-    typer.echo(json.dumps(document(checked), indent=2) if as_json else shown(checked))
-    if any(finding.severity == "error" for one in checked for finding in one.findings):
+    typer.echo(json.dumps(document(checked, around), indent=2) if as_json else shown(checked, around))
+    findings = [*around.findings, *(finding for one in checked for finding in one.findings)]
+    if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
 
@@ -258,11 +274,14 @@ def new(
     )
 
 
-def _tell(listener: socket.socket, scheme: str) -> None:
-    """Say where the server listens."""
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"soft-targets {service.__version__} listening on {scheme}://{shown}:{port}")
+def _url(listener: socket.socket, *, encrypted: bool) -> str:
+    scheme, (host, port) = "https" if encrypted else "http", listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _tell(url: str) -> None:
+    """Say where the server listens: the one line on standard output."""
+    typer.echo(f"soft-targets {service.__version__} listening on {url}")
     sys.stdout.flush()
 
 

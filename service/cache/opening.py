@@ -17,16 +17,25 @@ def open_store(config: CacheSection) -> Store:
         ConfigError: the folder, the password's file or the installation cannot be used.
     """
     memory = MemoryCache(max_bytes=config.memory_bytes, ttl_s=config.ttl_s)
-    address = config.address
-    if address.scheme == "memory":
+    backend = open_backend(config)
+    if backend is None:
         return Store(memory)
-    backend: Cache
-    if address.scheme in REMOTE:
-        backend = _redis(config)
-    else:
-        backend = LmdbCache(address.path, max_bytes=address.max_bytes, ttl_s=config.ttl_s)
     breaker = Breaker(backend, failures=config.breaker.failures, retry_s=config.breaker.retry_s)
     return Store(memory, breaker, name=config.url)
+
+
+def open_backend(config: CacheSection) -> Cache | None:
+    """What is behind the memory of this process; None where nothing is.
+
+    Raises:
+        ConfigError: as ``open_store``.
+    """
+    address = config.address
+    if address.scheme == "memory":
+        return None
+    if address.scheme in REMOTE:
+        return _redis(config)
+    return LmdbCache(address.path, max_bytes=address.max_bytes, ttl_s=config.ttl_s)
 
 
 def _redis(config: CacheSection) -> Cache:

@@ -100,6 +100,20 @@ class RedisCache:
         """
         await self._write([pack(("DEL", key)) for key in keys], lambda reply: isinstance(reply, int))
 
+    async def info(self) -> dict[str, str]:
+        """What the server says of itself and of its memory.
+
+        Raises:
+            CacheUnavailable: it does not answer, or may not be asked that.
+        """
+        asked = [pack(("INFO", "server")), pack(("INFO", "memory"))]
+        try:
+            replies = await self._writes.ask(asked, fits=lambda reply: isinstance(reply, bytes))
+        except ReplyError as exc:
+            raise CacheUnavailable(str(exc)) from None
+        lines = b"\n".join(replies).decode(errors="replace").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
     async def _write(self, commands: list[bytes], fits: Callable[[Any], bool]) -> None:
         if not commands:
             return

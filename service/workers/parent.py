@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 
 from service import telemetry
+from service.api.banner import Served
 from service.config import Settings, load, text_of
 from service.engine.watching import watch
 from service.errors import ConfigError
@@ -133,12 +134,13 @@ class Parent:
         self._moved = asyncio.Event()
         self._stopping = asyncio.Event()
         self._code = 0
+        self._served: Served = ()
 
-    async def run(self, started: Callable[[], None], *, watched: bool) -> int:
+    async def run(self, started: Callable[[Served, int], None], *, watched: bool) -> int:
         """Start the workers, and look after them until SIGTERM or SIGINT.
 
         Args:
-            started: is called when all of them answer.
+            started: is called when all of them answer, with what they serve and how many they are.
             watched: whether the configuration's changes are followed.
 
         Returns:
@@ -157,7 +159,7 @@ class Parent:
             tasks += [asyncio.create_task(self._keep_alive(place, environment)) for place in range(1, count)]
             await self._until_ready(count)
             if not self._stopping.is_set():
-                started()
+                started(self._served, count)
             watching = asyncio.create_task(self._watch()) if watched else None
             await self._stopping.wait()
             if watching:
@@ -259,6 +261,7 @@ class Parent:
             case "loaded":
                 worker.begin(self._catch_up(worker))
             case "ready":
+                self._served = message["served"]
                 worker.ready.set()
                 self._tell()
             case "ask":

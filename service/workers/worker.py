@@ -14,6 +14,7 @@ import uvicorn
 
 from service import telemetry
 from service.api.app import create_app
+from service.api.banner import served
 from service.api.draining import Server
 from service.api.serving import config_of, port_of
 from service.auth import open_access
@@ -219,7 +220,7 @@ async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.sock
     )
     server = Server(config_of(app, settings), engine)
     listening = asyncio.create_task(changes.listen(server))
-    channel.send("ready")
+    channel.send("ready", served=served(engine))
     await server.serve(sockets=[*listeners])
     listening.cancel()
     return 0

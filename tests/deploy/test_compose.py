@@ -1,5 +1,6 @@
 """The composition: valid, of files and keys that exist, and with a cache whose password nobody sees."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import redis
 from redis_server import executable, free_port
 from ruamel.yaml import YAML
 
+from service.auth import Scope, open_access
 from service.checking import check_config
 from service.config import Limits, Settings, load
+from service.config.settings import Auth
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
@@ -123,3 +126,25 @@ def test_without_a_password_there_is_no_cache_rather_than_an_open_one(tmp_path, 
         said = process.stdout.read()
     assert process.returncode != 0
     assert "eady to accept" not in said
+
+
+def prepared(folder, **environment):
+    script = SERVICES["prepare"]["entrypoint"][2].replace("$$", "$").replace("/etc/soft-targets", str(folder))
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return subprocess.run(
+        ["sh", "-euc", script], env=os.environ | {"PATH": path} | environment,
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+
+
+def test_what_is_prepared_is_for_the_services_only_and_stays(tmp_path):
+    key = prepared(tmp_path)
+    password = (tmp_path / "redis_password").read_text().strip()
+    assert len(password) >= 32
+    assert {path.name for path in tmp_path.iterdir()} >= {"redis_password", "grafana_password", "keys.jsonl"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+    other = prepared(tmp_path, KEY_NAME="other")
+    assert (tmp_path / "redis_password").read_text().strip() == password
+    access = open_access(Auth(keys_file=tmp_path / "keys.jsonl"))
+    for one in (key, other):
+        access.require(Scope.TARGETS_READ, {one.encode()})

@@ -1,10 +1,14 @@
 import json
+import socket
 import subprocess
 import sys
 
 import pytest
+from redis_server import RedisServer
 
-from service.checking import check_config, document, shown
+from service.cache import kept_bytes
+from service.checking import Planned, check_config, document, look_around, shown
+from service.config import load
 
 
 @pytest.fixture
@@ -91,3 +95,133 @@ def test_the_command_says_it_to_people_and_programs(toy, changed):
     nowhere = check(toy.folder / "nowhere.yaml")
     assert nowhere.returncode == 2
     assert "nowhere.yaml" in nowhere.stderr
+
+
+SMALL = """\
+server: {port: PORT}
+cache: {url: "URL", call_timeout_ms: 500}
+ensembles:
+  toy:
+    classes: [a, b, c, d]
+    teachers:
+      - {name: one, model: "fake://?classes=4&features=2", output: {kind: logits}}
+    batching: {max_rows: 16, in_flight: 1, threads: 1}
+    recipes: {default: {operator: linear}, sparse: {operator: linear, sparsity: {top_k: 2}}}
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    def write(url="memory://?max_bytes=1MiB", port=0):
+        path = tmp_path / "small.yaml"
+        path.write_text(SMALL.replace("URL", url).replace("PORT", str(port)))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def full_redis(tmp_path):
+    server = RedisServer(tmp_path, "--maxmemory", "20mb")
+    yield server.start()
+    server.stop()
+
+
+def around(path, planned=None):
+    return look_around(load(path), check_config(path, planned))
+
+
+def messages(found):
+    assert all(finding.severity == "warning" for finding in found.findings)
+    return " ".join(finding.message for finding in found.findings)
+
+
+def test_a_training_costs_every_row_once_with_a_cache_and_every_time_without(small):
+    path = small()
+    (checked,) = check_config(path, Planned(1000, epochs=3, trainers=2))
+    dense, sparse = checked.costs["default"], checked.costs["sparse"]
+    assert dense["rows_asked"] == 6000
+    assert dense["without_cache"]["rows_computed"] == 6000
+    assert dense["with_cache"]["rows_computed"] == 1000
+    assert dense["reply_bytes"] == 6000 * 4 * 4
+    assert sparse["reply_bytes"] == 6000 * (2 * 8 + 4)
+    assert dense["without_cache"]["teachers_s"] == pytest.approx(6 * dense["with_cache"]["teachers_s"])
+    assert dense["kept_bytes"] > 1000 * 4 * 4
+    assert "6000 rows asked" in shown([checked])
+    assert "keeps 1048576" in messages(around(path, Planned(10_000)))
+    assert not messages(around(path, Planned(100)))
+
+
+def test_what_redis_says_of_itself_and_that_it_would_keep_nothing_new(small, full_redis):
+    path = small(full_redis.url)
+    found = around(path, Planned(1_000_000))
+    assert found.cache.answers
+    assert found.cache.version == full_redis.client().info("server")["redis_version"]
+    assert (found.cache.max_bytes, found.cache.policy) == (20 << 20, "noeviction")
+    assert "noeviction" in messages(found)
+    assert "what does not fit is computed again" in messages(found)
+    with full_redis.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lfu")
+        assert not messages(around(path, Planned(1000)))
+        client.config_set("maxmemory", 0)
+        assert "no maxmemory" in messages(around(path))
+    assert "noeviction, at most 20 MiB" in shown([], found)
+
+
+def test_what_a_value_takes_in_redis_is_about_what_redis_says(full_redis):
+    with full_redis.client() as client:
+        client.config_set("maxmemory", 0)
+        for size in (40, 400):
+            client.flushall()
+            before = client.info("memory")["used_memory"]
+            with client.pipeline(transaction=False) as pipe:
+                for number in range(16_384):
+                    pipe.set(b"%079d" % number, bytes(9 + size), px=10**9)
+                pipe.execute()
+            taken = (client.info("memory")["used_memory"] - before) / 16_384
+            assert kept_bytes("redis", size) == pytest.approx(taken, rel=0.15)
+
+
+def test_a_redis_that_does_not_answer_is_a_warning(small, full_redis):
+    path = small(full_redis.url)
+    full_redis.stop()
+    found = around(path)
+    assert not found.cache.answers
+    assert "every row is computed" in messages(found)
+    assert "does not answer" in shown([], found)
+
+
+def test_a_port_that_is_taken_is_a_warning(small):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = around(small(port=port))
+        assert found.ports == {port: False}
+        assert f"port {port}" in messages(found)
+    assert around(small(port=port)).ports == {port: True}
+
+
+def test_a_password_that_is_not_there_is_an_error(small):
+    path = small("redis://127.0.0.1:1/0")
+    path.write_text(path.read_text().replace("call_timeout_ms: 500", "password_file: gone"))
+    ended = check(path, "--plan", "10", "--epochs", "2", "--json")
+    assert ended.returncode == 1
+    found = json.loads(ended.stdout)
+    assert "gone cannot be read" in found["surroundings"]["findings"][0]["message"]
+    assert found["ensembles"][0]["costs"]["default"]["rows_asked"] == 20
+
+
+def test_what_is_free_on_a_gpu_is_what_its_driver_s_tool_says(small, tmp_path, monkeypatch):
+    path = small()
+    (checked,) = check_config(path)
+    checked.teachers[0] |= {"device": "cuda:1", "bytes": 3 << 20}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\n[ "$1" = --id=1 ] && echo 2\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = look_around(load(path), [checked])
+    assert found.devices == {"cuda:1": {"models": 3 << 20, "free": 2 << 20}}
+    assert "cuda:1: the models take" in messages(found)
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert look_around(load(path), [checked]).devices["cuda:1"]["free"] is None

@@ -1,12 +1,13 @@
-"""``soft-targets check``: what serving a configuration would need, looked at without serving it."""
+"""What each ensemble of a configuration would need, looked at without serving it."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from service.admission import Certifier
+from service.checking.costs import Planned, cost_of, rate_of
 from service.config import Ensemble as EnsembleConfig
 from service.config import Settings, load
 from service.engine.binding import agree_inputs, member_of, open_teacher, probe, probe_rows
@@ -44,6 +45,7 @@ class Checked:
         inputs: of a request, each dtype and shape; None where the teachers do not agree.
         plans: as the API reports them.
         memory: bytes by what they are for; an estimate.
+        costs: of a training that is planned, by recipe.
         findings: what is amiss.
     """
 
@@ -52,20 +54,25 @@ class Checked:
     inputs: dict[str, str] | None = None
     plans: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 
-def check_config(path: Path) -> list[Checked]:
+def check_config(path: Path, planned: Planned | None = None) -> list[Checked]:
     """Look at every ensemble of a configuration; one that cannot be served does not hide another.
+
+    Args:
+        path: of the file.
+        planned: a training, whose costs are wanted.
 
     Raises:
         ConfigError: the file itself cannot be used.
     """
     settings = load(path)
-    return [_check(name, config, settings) for name, config in settings.ensembles.items()]
+    return [_check(name, config, settings, planned) for name, config in settings.ensembles.items()]
 
 
-def _check(name: str, config: EnsembleConfig, settings: Settings) -> Checked:
+def _check(name: str, config: EnsembleConfig, settings: Settings, planned: Planned | None) -> Checked:
     checked = Checked(name)
     teachers = _teachers(name, config, checked)
     try:
@@ -81,7 +88,7 @@ def _check(name: str, config: EnsembleConfig, settings: Settings) -> Checked:
         checked.findings.append(Finding("error", str(exc)))
         return checked
     try:
-        _plan(ensemble, settings, checked)
+        _plan(ensemble, settings, checked, planned)
     finally:
         ensemble.close()
     return checked
@@ -134,8 +141,8 @@ def _bind(name: str, config: EnsembleConfig, teachers: list[Teacher], checked: C
     return not checked.findings
 
 
-def _plan(ensemble: Ensemble, settings: Settings, checked: Checked) -> None:
-    asked = []
+def _plan(ensemble: Ensemble, settings: Settings, checked: Checked, planned: Planned | None) -> None:
+    recipes = {}
     for recipe, section in ensemble.config.recipes.items():
         where = f"ensembles.{ensemble.name}.recipes.{recipe}"
         try:
@@ -143,11 +150,13 @@ def _plan(ensemble: Ensemble, settings: Settings, checked: Checked) -> None:
         except ConfigError as exc:
             checked.findings.append(Finding("error", f"{where}: {exc}"))
             continue
-        asked.append(ensemble.asked_by(ensemble.config.recipe(recipe, section), resolved))
+        given = ensemble.config.recipe(recipe, section)
+        recipes[recipe] = (given, ensemble.asked_by(given, resolved))
     if checked.findings:
         return
     limit = settings.server.spread_limit
     try:
+        asked = [one for _, one in recipes.values()]
         ensemble.plans.choose(asked, probe_rows(ensemble.inputs), spread_limit=limit)
     except ConfigError as exc:
         checked.findings.append(Finding("error", str(exc)))
@@ -163,6 +172,16 @@ def _plan(ensemble: Ensemble, settings: Settings, checked: Checked) -> None:
                 Finding("warning", f"ensemble {ensemble.name!r}: {what} is split: {plan['reason']}")
             )
     checked.memory.update(_memory(ensemble, settings))
+    if planned is None:
+        return
+    for name, (given, one) in recipes.items():
+        checked.costs[name] = cost_of(
+            planned,
+            row_bytes=given.layout(len(ensemble.classes)).row_bytes,
+            rate=rate_of(ensemble, one),
+            cache=settings.cache,
+            kept=ensemble.config.not_cached is None,
+        )
 
 
 def _memory(ensemble: Ensemble, settings: Settings) -> dict[str, int]:
@@ -179,42 +198,3 @@ def _memory(ensemble: Ensemble, settings: Settings) -> dict[str, int]:
         "batches": ensemble.plans.in_flight * ensemble.config.batching.max_rows * (row + fused),
         "cache": settings.cache.memory_bytes,
     }
-
-
-def document(checked: Sequence[Checked]) -> dict[str, Any]:
-    """What was found out, as JSON."""
-    return {
-        "ensembles": [
-            {**asdict(one), "findings": [finding._asdict() for finding in one.findings]} for one in checked
-        ]
-    }
-
-
-def shown(checked: Sequence[Checked]) -> str:
-    """The same for people."""
-    lines: list[str] = []
-    for one in checked:
-        lines.append(f"ensemble {one.name}")
-        if one.inputs is not None:
-            lines.append("  takes " + ", ".join(f"{name} {spec}" for name, spec in one.inputs.items()))
-        for teacher in one.teachers:
-            inputs = ", ".join(f"{name} {spec}" for name, spec in teacher["inputs"].items())
-            lines.append(
-                f"  teacher {teacher['name']}: {teacher['model']} ({teacher['bytes'] / MIB:.1f} MiB) on "
-                f"{teacher['device']}; {inputs} -> {teacher['output']} ({teacher['kind']}, "
-                f"{teacher['classes']} classes)"
-            )
-        for plan in one.plans:
-            operator = dict(plan["operator"])
-            named = " ".join([operator.pop("name"), *(f"{key}={value}" for key, value in operator.items())])
-            what = f"{named}, sparse" if plan["sparse"] else named
-            lines.append(
-                f"  plan of {what}: {plan['plan']}, {plan['spread']:.2g} nats between batch sizes; "
-                f"{plan['reason']}"
-            )
-        if one.memory:
-            parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in one.memory.items())
-            lines.append(f"  memory, about {sum(one.memory.values()) / MIB:.0f} MiB: {parts}")
-        lines += [f"  {finding.severity.upper()}: {finding.message}" for finding in one.findings]
-        lines += [] if one.findings else ["  nothing amiss"]
-    return "\n".join(lines)
