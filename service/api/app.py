@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 import service
-from service.api import errors, guarantees, openapi, recipes, reloads
+from service.api import errors, guarantees, openapi, opinions, recipes, reloads, samples
 from service.api.access import Guard
 from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
 from service.api.soft_targets import SoftTargets
@@ -73,7 +73,9 @@ def create_app(
         return Readiness(ready=True, degraded=engine.check_ready() + changes.degraded())
 
     recipes.install(app, engine, limits, changes)
+    opinions.install(app, engine, limits)
     guarantees.install(app, engine, limits)
+    samples.install(app, engine)
     reloads.install(app, engine, limits, changes)
     app.router.routes.extend(routes.routes_of(engine, settings, changes))
     # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests; and first of

@@ -81,6 +81,7 @@ def test_openapi_covers_the_binary_route(client):
     recipe = f"{ensemble}/recipes/{{recipe}}"
     assert set(document["paths"]) == {
         "/v1/ensembles", ensemble, f"{ensemble}/soft-targets", f"{ensemble}/guarantees", recipe,
+        f"{ensemble}/opinions", f"{ensemble}/samples",
         f"{recipe}/certificate", f"{ensemble}/reload", "/livez", "/readyz",
         "/v2/models/{model}/infer",
     }  # fmt: skip
