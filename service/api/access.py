@@ -14,6 +14,8 @@ OPEN = None
 READ = auth.Scope.TARGETS_READ
 # Every route stands here with what it needs; a test holds the table against the application.
 ACCESS: Mapping[str, auth.Scope | None] = {
+    "GET /": OPEN,
+    "GET /console/{file}": OPEN,
     "GET /livez": OPEN,
     "GET /readyz": OPEN,
     "GET /v1/ensembles": READ,

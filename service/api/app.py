@@ -10,6 +10,7 @@ from starlette.routing import Route
 import service
 from service.api import errors, guarantees, openapi, opinions, recipes, reloads, samples
 from service.api.access import Guard
+from service.api.console import page
 from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
 from service.api.soft_targets import SoftTargets
 from service.api.v2 import routes
@@ -86,5 +87,6 @@ def create_app(
             openapi.SOFT_TARGETS_PATH, SoftTargets(engine, limits), methods=["POST"], include_in_schema=False
         ),
     )
+    page.install(app)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app

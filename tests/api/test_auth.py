@@ -46,7 +46,7 @@ def guarded(toy, keys):
 def requests_of(line):
     """A table's line as methods and a path that the toy ensemble has."""
     method, path = line.split(" ")
-    named = {"ensemble": "toy", "recipe": "mine", "model": "none", "version": "1"}
+    named = {"ensemble": "toy", "recipe": "mine", "model": "none", "version": "1", "file": "icon.svg"}
     return ["GET", "HEAD"] if method == "GET" else [method], path.format(**named)
 
 
@@ -68,9 +68,10 @@ def test_the_table_holds_exactly_the_routes_there_are(client):
     assert set(ACCESS) == lines
 
 
-def test_only_health_is_open():
+def test_only_health_and_the_console_s_page_are_open():
     health = {"GET /livez", "GET /readyz", "GET /v2/health/live", "GET /v2/health/ready"}
-    assert {line for line, scope in ACCESS.items() if scope is OPEN} == health
+    page = {"GET /", "GET /console/{file}"}
+    assert {line for line, scope in ACCESS.items() if scope is OPEN} == health | page
 
 
 @pytest.mark.parametrize("line", ACCESS)
