@@ -89,7 +89,7 @@ def serve(
 
     from service import telemetry  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
-    from service.api.serving import config_of  # noqa: PLC0415
+    from service.api.serving import config_of, port_of  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
     from service.engine.changes import Alone  # noqa: PLC0415
@@ -104,8 +104,12 @@ def serve(
         for warning in access.warnings:
             telemetry.logger("auth").warning(warning)
         listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
+        listeners = [listener]
+        if (port := settings.server.metrics_port) is not None:
+            listeners.append(_listen(settings.server.host, port, admit=access.require_loopback))
+            telemetry.logger("api").info("metrics", port=port_of(listeners))
         if not settings.alone:
-            parent = Parent(config.resolve(), settings, listener)
+            parent = Parent(config.resolve(), settings, listeners)
             code = asyncio.run(parent.run(partial(_tell, listener), watched=reload))
             raise typer.Exit(code)
         engine = Engine.open(settings)
@@ -114,8 +118,9 @@ def serve(
     source = partial(load, config)
     _tell(listener)
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
-    app = create_app(engine, settings, access, Alone(engine, source), beside)
-    uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
+    changes = Alone(engine, source)
+    app = create_app(engine, settings, access, changes, beside, metrics_port=port_of(listeners))
+    uvicorn.Server(config_of(app, settings, drain=app.state.drain)).run(sockets=listeners)
 
 
 @app.command()

@@ -18,6 +18,8 @@ ACCESS: Mapping[str, auth.Scope | None] = {
     "GET /console/{file}": OPEN,
     "GET /livez": OPEN,
     "GET /readyz": OPEN,
+    "GET /metrics": READ,
+    "GET /v1/events": READ,
     "GET /v1/ensembles": READ,
     "GET /v1/ensembles/{ensemble}": READ,
     "POST /v1/ensembles/{ensemble}/soft-targets": READ,

@@ -3,21 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
-from starlette.routing import Route
 
 import service
-from service.api import errors, guarantees, openapi, opinions, recipes, reloads, samples
+from service.api import errors, guarantees, metrics, openapi, opinions, recipes, reloads, samples
 from service.api.access import Guard
-from service.api.console import page
+from service.api.console import events, page
 from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
+from service.api.observation import Observer
+from service.api.routing import PlainRoute
 from service.api.soft_targets import SoftTargets
 from service.api.v2 import routes
 from service.auth import Access
 from service.config import Settings
 from service.engine.changes import Changes
 from service.engine.engine import Engine
+from service.telemetry.figures import Family, taken
 
 
 def create_app(
@@ -26,6 +29,9 @@ def create_app(
     access: Access,
     changes: Changes,
     beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    *,
+    gather: metrics.Gather | None = None,
+    metrics_port: int | None = None,
 ) -> FastAPI:
     """The ASGI application; it closes the engine when it stops.
 
@@ -35,8 +41,11 @@ def create_app(
         access: who may do what.
         changes: what may change while it runs.
         beside: runs as long as the application does.
+        gather: the figures of all processes; None where this is the only one.
+        metrics_port: where they are, alone; None puts them beside the other routes.
     """
     limits = settings.limits
+    gather = gather or partial(_alone, engine)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,6 +61,11 @@ def create_app(
     )
     errors.install(app)
     app.add_middleware(Guard, access=access)
+    app.add_middleware(Observer, metrics=engine.metrics)
+    if metrics_port is None:
+        metrics.install(app, gather)
+    else:
+        app.add_middleware(metrics.MetricsPort, port=metrics_port, gather=gather)
 
     @app.get("/v1/ensembles")
     async def ensembles() -> EnsembleList:
@@ -83,10 +97,16 @@ def create_app(
     # all routes, which are tried in their order.
     app.router.routes.insert(
         0,
-        Route(
+        PlainRoute(
             openapi.SOFT_TARGETS_PATH, SoftTargets(engine, limits), methods=["POST"], include_in_schema=False
         ),
     )
     page.install(app)
+    app.state.drain = events.install(app, engine, changes, gather)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
+
+
+async def _alone(engine: Engine) -> list[Family]:
+    """The figures of the only process."""
+    return taken(engine.metrics)

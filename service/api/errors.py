@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.telemetry import logger
@@ -59,7 +60,23 @@ RETRY_AFTER: dict[type[errors.ServiceError], int] = {
     errors.NotReady: 5,
 }
 
+# Where in a request's scope its error's code is left for who looks at the reply from outside.
+ERROR_CODE = "soft_targets.error_code"
+
 log = logger("api")
+
+
+class ErrorReply(JSONResponse):
+    """A reply that says what went wrong."""
+
+    def __init__(self, code: str, body: dict[str, Any], status: int, headers: dict[str, str]) -> None:
+        super().__init__(body, status, headers)
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope[ERROR_CODE] = self._code
+        await super().__call__(scope, receive, send)
 
 
 def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -76,7 +93,7 @@ def answer(error: errors.ServiceError, headers: dict[str, str] | None = None) ->
     body: dict[str, Any] = {"error": str(error), "code": code}
     if isinstance(error, errors.OperatorRefused):
         body["certificate"] = error.certificate
-    return JSONResponse(body, status, headers)
+    return ErrorReply(code, body, status, headers)
 
 
 def install(app: FastAPI) -> None:

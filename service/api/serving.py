@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+import socket
+from collections.abc import Callable, Sequence
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.config import Settings
@@ -21,10 +23,17 @@ class Connection(HttpToolsProtocol):
 
     Attributes:
         patience_s: for how long a client may read nothing.
+        drain: called when the server drains, to end the replies that end by nothing else.
     """
 
     patience_s = 30.0
+    drain = staticmethod(lambda: None)
     _timer: asyncio.TimerHandle | None = None
+
+    def shutdown(self) -> None:
+        """Begin to end, with the server."""
+        self.drain()
+        super().shutdown()
 
     def pause_writing(self) -> None:
         """Look whether the client reads, as long as it has much to read."""
@@ -77,17 +86,29 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
 
-def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def port_of(listeners: Sequence[socket.socket]) -> int | None:
+    """The port of the metrics, where there is a second listener."""
+    return int(listeners[1].getsockname()[1]) if len(listeners) > 1 else None
+
+
+def config_of(
+    app: ASGIApp, settings: Settings, *, drain: Callable[[], None] = lambda: None
+) -> uvicorn.Config:
     """The server's configuration.
 
     Args:
         app: what answers.
         settings: with its limits.
+        drain: ends the replies that end by nothing else, when the server does.
     """
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=type("Connection", (Connection,), {"patience_s": settings.limits.slow_reader_s}),
+        http=type(
+            "Connection",
+            (Connection,),
+            {"patience_s": settings.limits.slow_reader_s, "drain": staticmethod(drain)},
+        ),
         log_config=None,
         access_log=False,
         server_header=False,

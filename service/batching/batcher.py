@@ -6,6 +6,7 @@ row of it is settled.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,12 @@ class Part(NamedTuple, Generic[P]):
     Attributes:
         payload: what the request asks, and its rows.
         rows: which of them.
+        asked: when they were queued, by ``time.monotonic``.
     """
 
     payload: P
     rows: list[int]
+    asked: float = 0.0
 
 
 class Settled(NamedTuple, Generic[A]):
@@ -84,11 +87,12 @@ class Ticket(Generic[A]):
 
 
 class _Job(NamedTuple, Generic[P]):
-    """The rows of a request that are queued: their keys, and where each stands in the payload."""
+    """The rows of a request that are queued: their keys, where each stands in the payload, and since when."""
 
     payload: P
     keys: list[bytes]
     rows: list[int]
+    asked: float
 
 
 class Batcher(Generic[P, A]):
@@ -105,6 +109,7 @@ class Batcher(Generic[P, A]):
     Attributes:
         batches: how many were run.
         rows: how many rows were in them.
+        dropped: how many were not, as nobody waited for them any more.
     """
 
     def __init__(
@@ -129,11 +134,17 @@ class Batcher(Generic[P, A]):
         self._running: set[asyncio.Future[Sequence[A]]] = set()
         self.batches = 0
         self.rows = 0
+        self.dropped = 0
 
     @property
     def queued(self) -> int:
         """How many rows wait for a batch."""
         return sum(len(job.keys) for queue in self._queues.values() for job in queue.values())
+
+    @property
+    def joined(self) -> int:
+        """How many rows wait for the same row of another request."""
+        return sum(len(tickets) - 1 for tickets in self._flights.values())
 
     def flies(self, key: bytes) -> bool:
         """Whether a row is queued or being computed."""
@@ -162,7 +173,9 @@ class Batcher(Generic[P, A]):
                 flight.append(ticket)
         if keys:
             assert payload is not None, "only rows that fly can be asked for without"
-            self._queues.setdefault(group, OrderedDict())[ticket] = _Job(payload, keys, rows)
+            self._queues.setdefault(group, OrderedDict())[ticket] = _Job(
+                payload, keys, rows, time.monotonic()
+            )
             self._start()
         return ticket
 
@@ -197,7 +210,7 @@ class Batcher(Generic[P, A]):
             room = self._max_rows - len(keys)
             if job.keys:
                 keys += job.keys[:room]
-                parts.append(Part(job.payload, job.rows[:room]))
+                parts.append(Part(job.payload, job.rows[:room], job.asked))
             if len(job.keys) > room:
                 queue[ticket] = job._replace(keys=job.keys[room:], rows=job.rows[room:])
         if queue:
@@ -213,6 +226,7 @@ class Batcher(Generic[P, A]):
         ]
         for key in set(job.keys).difference(key for key, _ in kept):
             del self._flights[key]
+        self.dropped += len(job.keys) - len(kept)
         job.keys[:], job.rows[:] = [key for key, _ in kept], [row for _, row in kept]
 
     def _leave(self, ticket: Ticket[A]) -> None:

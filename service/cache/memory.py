@@ -32,6 +32,11 @@ class MemoryCache:
         self._clock = clock
         self._bytes = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """What is kept, overhead included."""
+        return self._bytes
+
     def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values, in the order of the keys; None where there is none."""
         if not self._entries:

@@ -79,6 +79,21 @@ class Store:
         """How much there was of everything up to now."""
         return replace(self._counts)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What is kept in memory."""
+        return self._memory.size_bytes
+
+    @property
+    def has_backend(self) -> bool:
+        """Whether there is anything behind the memory."""
+        return self._backend is not None
+
+    @property
+    def answers(self) -> bool:
+        """Whether what is behind the memory answers, if there is anything."""
+        return self._backend is None or self._backend.reason is None
+
     def degraded(self) -> list[str]:
         """What is amiss with the cache, for people; nothing in the best case."""
         if self._backend is not None and self._backend.reason is not None:

@@ -35,11 +35,12 @@ PREFIX = "SOFT_TARGETS__"
 
 
 class Server(Section):
-    """Where the server listens, port 0 takes a free one; and where it keeps what it found out."""
+    """Where the server listens, a port 0 takes a free one; and where it keeps what it found out."""
 
-    later: ClassVar = frozenset({"metrics_port", "replicated"})
+    later: ClassVar = frozenset({"replicated"})
     host: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
+    metrics_port: Annotated[Whole, Field(ge=0, le=65535)] | None = None
     workers: Annotated[int | Literal["auto"], whole_or("auto")] = "auto"
     state_dir: FilePath | None = None
     spread_limit: Annotated[Number, Field(gt=0)] = 1e-4

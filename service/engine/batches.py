@@ -1,6 +1,7 @@
 """One batch through the plans: every row gets its value or its failure."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 
 from service.batching.batcher import Part
 from service.engine.ensemble import Effective, Ensemble
+from service.engine.measuring import Measures
 from service.errors import TeacherFailure
 from service.guarantees import report
 from service.model import Array, RowFailure
@@ -57,31 +59,40 @@ class Question(NamedTuple):
     until: float = math.inf
 
 
-def batch(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> list[Answer]:
+def batch(ensemble: Ensemble, measures: Measures, parts: Sequence[Part[Question]]) -> list[Answer]:
     """Run one batch through the plan.
 
     Args:
         ensemble: whose teachers answer.
+        measures: of the ensemble.
         parts: rows of requests that ask the same pair, at temperatures and weights of their own.
     """
     temperature, weights = (np.concatenate(one, axis=-1) for one in zip(*map(_asked_by, parts), strict=True))
-    effective = parts[0].payload.effective
+    effective, inference = parts[0].payload.effective, parts[0].payload.inputs is not None
+    now = time.monotonic()
+    measures.began([now - part.asked for part in parts], len(temperature), inference=inference)
     try:
-        if parts[0].payload.inputs is None:
+        if not inference:
             opinions = _opinions(ensemble, parts)
             outcome = ensemble.plans.fuse(opinions, temperature, weights, effective.pair)
+            measures.ended(outcome, weights, effective.pair)
             answers = answers_of(ensemble, _packed(parts, outcome), weights, outcome)
             return [answer._replace(source="opinions") for answer in answers]
         until = max(part.payload.until for part in parts)
         outcome = ensemble.plans.run(_inputs(parts), temperature, weights, effective.pair, until=until)
     except Exception:
         log.exception("batch failed", ensemble=ensemble.name)
+        measures.failed()
         return [FAILED] * len(temperature)
     ensemble.health.record(weights, outcome.valid)
+    measures.ended(outcome, weights, effective.pair)
     for place, message in outcome.failures.items():
         teacher = ensemble.members[place].teacher.name
         log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
-    return answers_of(ensemble, _packed(parts, outcome), weights, outcome)
+    answers = answers_of(ensemble, _packed(parts, outcome), weights, outcome)
+    if not outcome.valid.all():
+        measures.degraded(sum(bool(answer.missing) for answer in answers))
+    return answers
 
 
 def _inputs(parts: Sequence[Part[Question]]) -> dict[str, Array]:
@@ -145,7 +156,7 @@ def answers_of(ensemble: Ensemble, values: list[bytes], weights: Array, outcome:
                 "the teachers share no class of positive probability, so this operator has no answer",
             ),
         )
-    if outcome.opinions is not None and cached:
+    if outcome.opinions is not None and ensemble.keep is not None and cached:
         whole = outcome.valid.all(axis=0) & ~outcome.again
         for place, opinions in enumerate(_kept(ensemble, outcome.opinions)):
             if whole[place]:

@@ -16,11 +16,13 @@ from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ensemble import Effective, Ensemble
 from service.engine.groups import absent_rows, failed, keys_of, non_finite, of_settled, parted, size_bytes
 from service.engine.hosting import Hosted
+from service.engine.measuring import Measures
+from service.engine.readings import Readings
 from service.errors import BadInput, ConfigError, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json, digest_of
 from service.model import Array, Group, RowFailure, nearest
 from service.plans.operators import BUILTIN_NAMES
-from service.telemetry import logger
+from service.telemetry import Metrics, logger
 from soft_targets.wire import row_digests
 
 # Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
@@ -37,6 +39,7 @@ class Engine:
     Attributes:
         cache: of targets.
         intake: how much is being answered.
+        metrics: of all that happens here.
         inferences: how many rows teachers were asked for, by the ensemble's name.
     """
 
@@ -51,10 +54,13 @@ class Engine:
         self._drain_s = limits.drain_s
         self._certifier = certifier
         self._entry_points = settings.operators.entry_points
+        self.metrics = Metrics()
+        self._measures: dict[Ensemble, Measures] = {}
         self._changing = asyncio.Lock()
         self._batchers: dict[Ensemble, Batcher[Question, Answer]] = {}  # also of those that retire
         self._hosted = {name: self._host(one) for name, one in ensembles.items()}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._readings = Readings(self.metrics, cache, self.intake, self._batchers)
 
     @property
     def ensembles(self) -> dict[str, Ensemble]:
@@ -67,8 +73,9 @@ class Engine:
         return {name: hosted.batcher for name, hosted in self._hosted.items()}
 
     def _host(self, ensemble: Ensemble) -> Hosted:
+        measures = self._measures[ensemble] = Measures(self.metrics, ensemble)
         self._batchers[ensemble] = Batcher(
-            partial(batch, ensemble),
+            partial(batch, ensemble, measures),
             max_rows=ensemble.config.batching.max_rows,
             in_flight=ensemble.plans.in_flight,
             keep=partial(self._keep, ensemble),
@@ -147,7 +154,8 @@ class Engine:
     def _retire(self, hosted: Hosted) -> None:
         async def retire() -> None:
             await hosted.retire(self._drain_s)
-            del self._batchers[hosted.ensemble]
+            self._readings.forget(hosted.ensemble)
+            del self._batchers[hosted.ensemble], self._measures[hosted.ensemble]
 
         task = asyncio.create_task(retire())
         self._retiring.add(task)
@@ -265,6 +273,7 @@ class Engine:
             inputs: ensemble input to array ``[B, ...]``, cast.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
+        told = self._measures[ensemble].answered
         size = sum(size_bytes(values) for values in inputs.values())
         if size > LONG_HASH_BYTES:
             digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
@@ -273,13 +282,13 @@ class Engine:
         keys = keys_of(effective, digests)
         hits, wanted = parted(keys, await self._kept(ensemble, keys))
         if hits:
-            yield hits
+            yield told(hits)
         if not wanted:
             return
         # Among rows that are kept there is none.
         waiting = sorted(row for rows in wanted.values() for row in rows)
         if failures := non_finite(ensemble, inputs, waiting):
-            yield failed(failures)
+            yield told(failed(failures))
             wanted = {key: rows for key, rows in wanted.items() if rows[0] not in failures}
         if not wanted:
             return
@@ -288,7 +297,7 @@ class Engine:
         asked = self._ask(ensemble, wanted, question)
         async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
             async for group in groups:
-                yield group
+                yield told(group)
 
     async def recall(
         self, ensemble: Ensemble, effective: Effective, digests: Sequence[bytes]
@@ -301,10 +310,11 @@ class Engine:
             digests: of the rows, as ``soft_targets.wire.row_digests`` makes them.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_s
+        told = self._measures[ensemble].answered
         keys = keys_of(effective, digests)
         hits, wanted = parted(keys, await self._kept(ensemble, keys))
         if hits:
-            yield hits
+            yield told(hits)
         if not wanted:
             return
         fused = await self._by_opinions(ensemble, effective, wanted)
@@ -313,12 +323,16 @@ class Engine:
         absent = absent_rows([row for rows in wanted.values() for row in rows])
         async with aclosing(self._settled([fused, joined], deadline, first=absent)) as groups:
             async for group in groups:
-                yield group
+                yield told(group)
 
     async def _kept(self, ensemble: Ensemble, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """What is kept of rows; of an ensemble whose targets are not there is nothing to look for."""
-        nothing = ensemble.config.not_cached is not None
-        return [None] * len(keys) if nothing else await self.cache.get_many(keys)
+        if ensemble.config.not_cached is not None:
+            return [None] * len(keys)
+        began = time.perf_counter()
+        found = await self.cache.get_many(keys)
+        self.metrics.cache_lookup_duration.observe(time.perf_counter() - began)
+        return found
 
     def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
         pair = question.effective.pair

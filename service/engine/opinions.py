@@ -69,7 +69,7 @@ def _say(
         rows = asked[start : start + most]
         part = {name: values[rows] for name, values in inputs.items()}
         everyone = np.ones((len(ensemble.members), len(rows)), dtype=np.float32)
-        opinions, heard, silent = ensemble.plans.apart.opinions(part, everyone)
+        opinions, heard, silent, _ = ensemble.plans.apart.opinions(part, everyone)
         if ensemble.keep is not None:
             opinions = as_kept(opinions, ensemble.keep)
         _fuse(said, ensemble, effective, rows, (opinions, heard, silent))

@@ -1,5 +1,6 @@
 """A plan's contract: a batch of rows in, one fused distribution a row out."""
 
+import time
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
@@ -34,6 +35,49 @@ class Pair(NamedTuple):
         return name, parameters, fuse, self.floor, self.output_temperature, sparse, self.diagnostics
 
 
+class Took(NamedTuple):
+    """How long a part of a batch took.
+
+    Attributes:
+        teacher: the place of the teacher that was asked; None where it was all of them in one graph.
+        fusion: whether opinions were fused, and nobody was asked.
+        began_ns: when, since the epoch.
+        seconds: how long, by a clock that is never set.
+    """
+
+    teacher: int | None
+    fusion: bool
+    began_ns: int
+    seconds: float
+
+
+class Watch:
+    """Says how long something took."""
+
+    def __init__(self) -> None:
+        self._began_ns, self._began = time.time_ns(), time.perf_counter()
+
+    def took(self, teacher: int | None = None, *, fusion: bool = False) -> Took:
+        """What has been done since the watch was made."""
+        return Took(teacher, fusion, self._began_ns, time.perf_counter() - self._began)
+
+
+class Opinions(NamedTuple):
+    """What the teachers say of a batch.
+
+    Attributes:
+        values: float32 ``[K, B, C]``, at temperature 1.
+        valid: ``[K, B]``, as in ``Outcome``.
+        failures: as in ``Outcome``.
+        took: as in ``Outcome``.
+    """
+
+    values: Array
+    valid: Array
+    failures: dict[int, str]
+    took: tuple[Took, ...]
+
+
 class Outcome(NamedTuple):
     """The answer to a batch; the arrays are the calling thread's until it runs the plan again.
 
@@ -45,9 +89,11 @@ class Outcome(NamedTuple):
         finite: ``[B]``, whether the fused row is a distribution; teachers that share no class may have none.
         failures: by the teacher's place, why it said nothing of the whole batch.
         again: ``[B]``, whether the row was answered by another plan than the pair's own.
-        opinions: float32 ``[K, B, C]``, what was fused, as it may be kept; None where they are not kept.
+        opinions: float32 ``[K, B, C]``, what was fused, as it is kept where opinions are; None where they
+            never left a graph, or nobody was asked. Those of a teacher of weight 0 may be missing: 0.
         entropy: float32 ``[B]``, of the target before it is made sparse, where diagnostics are asked for.
         divergence: float32 ``[B]``, of what enters the fusion, likewise.
+        took: how long its parts took.
     """
 
     log_probs: Array
@@ -60,6 +106,7 @@ class Outcome(NamedTuple):
     opinions: Array | None = None
     entropy: Array | None = None
     divergence: Array | None = None
+    took: tuple[Took, ...] = ()
 
     def amended(self, rows: Array, part: "Outcome") -> "Outcome":
         """With those rows as they were answered again."""
@@ -71,7 +118,8 @@ class Outcome(NamedTuple):
             if whole is not None:
                 changed[name] = whole.copy()
                 changed[name][rows] = asked_again
-        return self._replace(**changed, valid=valid, failures=part.failures, again=again)
+        took = self.took + part.took
+        return self._replace(**changed, valid=valid, failures=part.failures, again=again, took=took)
 
 
 # What an outcome holds of each row, on the first axis.

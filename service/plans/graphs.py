@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from service.errors import GraphFailure
 from service.model import Array
-from service.plans.base import Outcome, Pair, survivors
+from service.plans.base import Opinions, Outcome, Pair, Watch, survivors
 from service.plans.recording import inputs_of
 from service.teachers.session import Deadlines, Session
 
@@ -45,9 +45,10 @@ class FusedPlan:
         """
         feeds = {inputs_of(name): values for name, values in inputs.items()}
         feeds |= {"temperature": temperature, "weights": weights, **_kept(pair)}
+        watch = Watch()
         found = _run(self._deadlines, lambda options: self._call(feeds, pair, options))
         *made, valid = found
-        return _outcome(pair, made, valid)
+        return _outcome(pair, made, valid)._replace(took=(watch.took(),))
 
     def _call(self, feeds: dict[str, Array], pair: Pair, options: Any) -> list[Array]:
         names = [*_outputs(pair), "valid"]
@@ -92,8 +93,9 @@ class StagedPlan:
             CannotRecord: the pair's operator does not record.
         """
         self.fusion(pair)
-        opinions, valid, _ = self.opinions(inputs, weights, until=math.inf)
-        return self.fuse(opinions, valid, temperature, weights, pair)
+        opinions, valid, _, took = self.opinions(inputs, weights, until=math.inf)
+        outcome = self.fuse(opinions, valid, temperature, weights, pair)
+        return outcome._replace(opinions=opinions, took=took + outcome.took)
 
     def opinions(
         self,
@@ -101,17 +103,18 @@ class StagedPlan:
         weights: Array,  # noqa: ARG002 - all teachers are in the graph
         *,
         until: float,  # noqa: ARG002 - and none is elsewhere
-    ) -> tuple[Array, Array, dict[int, str]]:
-        """Opinions ``[K, B, C]`` at temperature 1, valid ``[K, B]``, and no failures.
+    ) -> Opinions:
+        """What the teachers say, without failures: they answer together or not at all.
 
         Raises:
             GraphFailure: a teacher raised or overran.
         """
         feeds = {inputs_of(name): values for name, values in inputs.items()}
+        watch = Watch()
         opinions, valid = _run(
             self._deadlines, lambda options: self._session.run(["opinions", "valid"], feeds, options)
         )
-        return opinions, valid, {}
+        return Opinions(opinions, valid, {}, (watch.took(),))
 
     def fuse(self, opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
         """Answer rows whose opinions are known.
@@ -120,7 +123,9 @@ class StagedPlan:
             CannotRecord: the pair's operator does not record.
         """
         given = {"opinions": opinions, "temperature": temperature, "weights": survivors(weights, valid)}
-        return _outcome(pair, self.fusion(pair).run(_outputs(pair), {**given, **_kept(pair)}), valid)
+        session, watch = self.fusion(pair), Watch()
+        outcome = _outcome(pair, session.run(_outputs(pair), {**given, **_kept(pair)}), valid)
+        return outcome._replace(took=(watch.took(fusion=True),))
 
     def fusion(self, pair: Pair) -> Session:
         """The session of a pair, made when it is first asked for.

@@ -233,10 +233,10 @@ class Plans:
         """Answer a batch by opinions as they will be kept, of every teacher: other weights may follow."""
 
         def run(plan: StagedPlan | SplitPlan) -> Outcome:
-            opinions, valid, failures = plan.opinions(inputs, np.ones_like(weights), until=until)
-            opinions = as_kept(opinions, kept)
+            found, valid, failures, took = plan.opinions(inputs, np.ones_like(weights), until=until)
+            opinions = as_kept(found, kept)
             outcome = plan.fuse(opinions, valid, temperature, weights, pair)
-            return outcome._replace(failures=failures, opinions=opinions)
+            return outcome._replace(failures=failures, opinions=opinions, took=took + outcome.took)
 
         plan = self._open(pair)
         if plan.name == "split" or not self.apart.waiting:
@@ -340,7 +340,7 @@ class Plans:
         except Exception as exc:  # noqa: BLE001 - ONNX Runtime's errors have no common root
             raise CannotRecord(f"the teachers' graph does not run: {exc}") from None
         everybody = np.ones(valid.shape, dtype=np.float32)
-        known, sound, failures = self.apart.opinions(self._rows, everybody)
+        known, sound, failures, _ = self.apart.opinions(self._rows, everybody)
         if failures or (valid != sound).any() or disagreement(found, known) > 1:
             raise CannotRecord(DISAGREES)
 

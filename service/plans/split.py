@@ -11,7 +11,7 @@ import numpy as np
 from operators.simplex import weighted_logsumexp
 from service.errors import TeacherFailure, TeacherOverrun
 from service.model import Array
-from service.plans.base import Outcome, Pair, survivors
+from service.plans.base import Opinions, Outcome, Pair, Took, Watch, survivors
 from service.plans.member import Member
 from service.plans.stages import diagnosed, enter, recalibrated, sparsified
 from service.teachers.remote import RemoteTeacher
@@ -20,6 +20,7 @@ from service.teachers.remote import RemoteTeacher
 SILENT_S = 30.0
 
 Opinion = tuple[Array, Array]
+Heard = tuple[Opinion | TeacherFailure, Took | None]  # None of one that was not asked
 
 
 class Examined(NamedTuple):
@@ -72,34 +73,34 @@ class SplitPlan:
 
         Args and the answer are those of ``Plan.run``, and ``until`` is that of ``opinions``.
         """
-        opinions, valid, failures = self.opinions(inputs, weights, until=until)
-        return self.fuse(opinions, valid, temperature, weights, pair)._replace(failures=failures)
+        opinions, valid, failures, took = self.opinions(inputs, weights, until=until)
+        outcome = self.fuse(opinions, valid, temperature, weights, pair)
+        return outcome._replace(failures=failures, opinions=opinions, took=took + outcome.took)
 
     def fuse(self, opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
         """Answer rows whose opinions are known."""
+        watch = Watch()
         entered, left = enter(opinions, temperature, pair), survivors(weights, valid)
         target, finite = recalibrated(pair.operator.fuse(entered, left), pair)
         outcome = Outcome(
             *sparsified(target, pair), valid, finite, failures={}, again=np.zeros(len(finite), dtype=bool)
         )
-        if not pair.diagnostics:
-            return outcome
-        entropy, divergence = diagnosed(entered, weighted_logsumexp(entered, left), left, target)
-        return outcome._replace(entropy=entropy, divergence=divergence)
+        if pair.diagnostics:
+            entropy, divergence = diagnosed(entered, weighted_logsumexp(entered, left), left, target)
+            outcome = outcome._replace(entropy=entropy, divergence=divergence)
+        return outcome._replace(took=(watch.took(fusion=True),))
 
     def examine(
         self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair
     ) -> Examined:
         """What enters the fusion, and the pool; the arguments of ``run``."""
-        opinions, valid, failures = self.opinions(inputs, weights)
+        opinions, valid, failures, _ = self.opinions(inputs, weights)
         left = survivors(weights, valid)
         entered = enter(opinions, temperature, pair)
         return Examined(entered, pair.operator.fuse(entered, left), left, valid, failures)
 
-    def opinions(
-        self, inputs: Mapping[str, Array], weights: Array, *, until: float = math.inf
-    ) -> tuple[Array, Array, dict[int, str]]:
-        """Opinions ``[K, B, C]`` at temperature 1, valid ``[K, B]``, and why a teacher said nothing at all.
+    def opinions(self, inputs: Mapping[str, Array], weights: Array, *, until: float = math.inf) -> Opinions:
+        """What the teachers say.
 
         A teacher whose weight is 0 in every row is not asked: its opinions are 0, and valid.
 
@@ -116,12 +117,13 @@ class SplitPlan:
         opinions = np.zeros((len(self._members), weights.shape[1], self._classes), dtype=np.float32)
         valid = np.ones(weights.shape, dtype=bool)
         failures = {}
-        for k, answer in found.items():
+        for k, (answer, _) in found.items():
             if isinstance(answer, TeacherFailure):
                 valid[k], failures[k] = False, str(answer)
             else:
                 opinions[k], valid[k] = answer
-        return opinions, valid, failures
+        took = tuple(one for _, one in found.values() if one is not None)
+        return Opinions(opinions, valid, failures, took)
 
     @property
     def waiting(self) -> bool:
@@ -134,22 +136,22 @@ class SplitPlan:
         member = self._members[k]
         return isinstance(member.teacher, RemoteTeacher) and member.meet is None
 
-    def _begin(
-        self, k: int, inputs: Mapping[str, Array], until: float
-    ) -> Callable[[], Opinion | TeacherFailure]:
+    def _begin(self, k: int, inputs: Mapping[str, Array], until: float) -> Callable[[], Heard]:
         """Ask a teacher elsewhere; what is returned waits for its answer."""
         resting = self._resting(k)
         if resting is not None:
-            return lambda: resting
-        member = self._members[k]
+            return lambda: (resting, None)
+        watch, member = Watch(), self._members[k]
         assert isinstance(member.teacher, RemoteTeacher), "only those elsewhere begin"
         fed, kept = member.feed(inputs)
         wait = member.teacher.begin(fed, until=until)
-        return lambda: self._heard(k, lambda: said(member, wait(), kept))
+        return lambda: self._heard(k, watch, lambda: said(member, wait(), kept))
 
-    def _ask(self, k: int, inputs: Mapping[str, Array]) -> Opinion | TeacherFailure:
+    def _ask(self, k: int, inputs: Mapping[str, Array]) -> Heard:
         resting = self._resting(k)
-        return self._heard(k, lambda: ask(self._present(k), inputs)) if resting is None else resting
+        if resting is not None:
+            return resting, None
+        return self._heard(k, Watch(), lambda: ask(self._present(k), inputs))
 
     def _present(self, k: int) -> Member:
         """A teacher's place, which it takes now where it was absent."""
@@ -167,13 +169,13 @@ class SplitPlan:
             f"teacher {name!r} overran and is not asked for another {left:.0f} s", teacher=name
         )
 
-    def _heard(self, k: int, answer: Callable[[], Opinion]) -> Opinion | TeacherFailure:
+    def _heard(self, k: int, watch: Watch, answer: Callable[[], Opinion]) -> Heard:
         try:
-            return answer()
+            return answer(), watch.took(k)
         except TeacherFailure as exc:
             if isinstance(exc, TeacherOverrun):
                 self._silent_until[k] = time.monotonic() + SILENT_S
-            return exc
+            return exc, watch.took(k)
 
 
 def ask(member: Member, inputs: Mapping[str, Array]) -> Opinion:

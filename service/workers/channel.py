@@ -1,6 +1,7 @@
 """What parent and workers say to each other: JSON, a line a message, over a pair of sockets."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from typing import Any, Self
@@ -39,6 +40,11 @@ class Channel:
             return None
         message: Message | None = json.loads(line) if line.endswith(b"\n") else None
         return message
+
+    async def flush(self) -> None:
+        """Wait until what was said has left, if anybody is there."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
 
     def close(self) -> None:
         """Hang up."""

@@ -16,12 +16,15 @@ from service.config import Settings, load, text_of
 from service.engine.watching import watch
 from service.errors import ConfigError
 from service.workers.channel import Channel, Message
+from service.workers.gathering import Gathering
 
 # A worker that has lived so long was no failure from the start.
 SETTLED_S = 60.0
 LONGEST_PAUSE_S = 30.0
 # How long a worker may take to make a change, certificates included.
 CHANGE_S = 600.0
+# How long a worker may take to say its figures; one that is busy is counted as it was last.
+FIGURES_S = 2.0
 # What a worker that drains has beyond limits.drain_s.
 GRACE_S = 5.0
 STATE_DIR, WORKERS = "SOFT_TARGETS__SERVER__STATE_DIR", "SOFT_TARGETS__SERVER__WORKERS"
@@ -41,7 +44,7 @@ class Worker:
         self.channel = channel
         self.ready = asyncio.Event()
         self._process = process
-        self._changes: dict[int, asyncio.Future[Message]] = {}
+        self._orders: dict[int, asyncio.Future[Message]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[None, None, None]) -> None:
@@ -61,18 +64,32 @@ class Worker:
         Returns:
             ``error``, a text or None, and ``new``.
         """
-        answer = self._changes[number] = asyncio.get_running_loop().create_future()
-        self.channel.send("change", number=number, change=change, asked=asked)
+        return await self._order("change", number, CHANGE_S, change=change, asked=asked)
+
+    async def figures(self, number: int) -> Message:
+        """Ask for its figures.
+
+        Args:
+            number: of this order.
+
+        Returns:
+            ``error``, a text or None, and ``figures``.
+        """
+        return await self._order("figures", number, FIGURES_S)
+
+    async def _order(self, say: str, number: int, patience_s: float, **what: object) -> Message:
+        answer = self._orders[number] = asyncio.get_running_loop().create_future()
+        self.channel.send(say, number=number, **what)
         try:
-            return await asyncio.wait_for(answer, CHANGE_S)
+            return await asyncio.wait_for(answer, patience_s)
         except TimeoutError:
-            return {"error": f"no answer within {CHANGE_S:g} s"}
+            return {"error": f"no answer within {patience_s:g} s"}
         finally:
-            del self._changes[number]
+            del self._orders[number]
 
     def done(self, message: Message) -> None:
-        """Hear that a change was made, or not."""
-        answer = self._changes.get(message["number"])
+        """Hear that an order was carried out, or not."""
+        answer = self._orders.get(message["number"])
         if answer is not None and not answer.done():
             answer.set_result(message)
 
@@ -87,7 +104,7 @@ class Worker:
         self.channel.close()
         for task in self._tasks:
             task.cancel()
-        for answer in self._changes.values():
+        for answer in self._orders.values():
             if not answer.done():
                 answer.set_result({"error": "the worker ended"})
 
@@ -98,16 +115,17 @@ class Parent:
     Args:
         path: of the configuration, absolute.
         settings: what it says.
-        listener: bound; every worker accepts on it.
+        listeners: bound; every worker accepts on them.
     """
 
-    def __init__(self, path: Path, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, path: Path, settings: Settings, listeners: Sequence[socket.socket]) -> None:
         self._path = path
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
         self._text = text_of(path)
         self._log: list[Message] = []  # every change, in order; a worker that starts later makes them too
         self._workers: dict[int, Worker] = {}
+        self._gathering = Gathering()
         self._ordered = asyncio.Lock()
         self._numbers = itertools.count()
         self._count, self._gpus = 0, False
@@ -205,7 +223,7 @@ class Parent:
         """A worker's life; its exit code, and whether it was ever ready."""
         mine, theirs = socket.socketpair()
         own = {"CUDA_VISIBLE_DEVICES": str(place)} if self._gpus else {}
-        fds = (self._listener.fileno(), theirs.fileno())
+        fds = (theirs.fileno(), *(listener.fileno() for listener in self._listeners))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service.workers", str(self._path), *map(str, fds),
             pass_fds=fds, env={**environment, **own}, start_new_session=True,
@@ -215,14 +233,15 @@ class Parent:
         worker.channel.send("start", text=self._text, measure=measure)
         try:
             while message := await worker.channel.receive():
-                self._hear(worker, message)
+                self._hear(place, worker, message)
             return await process.wait(), worker.ready.is_set()
         finally:
             del self._workers[place]
+            self._gathering.ended(place)
             worker.close()
             self._tell()
 
-    def _hear(self, worker: Worker, message: Message) -> None:
+    def _hear(self, place: int, worker: Worker, message: Message) -> None:
         match message["say"]:
             case "measured":
                 self._count, self._gpus = message["workers"], message["gpus"]
@@ -235,6 +254,10 @@ class Parent:
                 worker.begin(self._answer(message["change"], worker, message["number"]))
             case "done":
                 worker.done(message)
+            case "gather":
+                worker.begin(self._gather(worker, message["number"]))
+            case "figures":
+                self._gathering.hear(place, message["figures"])
 
     def _tell(self) -> None:
         """Tell every worker how many there are."""
@@ -247,6 +270,15 @@ class Parent:
         async with self._ordered:
             worker.channel.send("go", changes=self._log)
             await worker.ready.wait()
+
+    async def _gather(self, asking: Worker, asked: int) -> None:
+        """Tell a worker the figures of all."""
+        ready = {place: worker for place, worker in self._workers.items() if worker.ready.is_set()}
+        said = await asyncio.gather(*(worker.figures(next(self._numbers)) for worker in ready.values()))
+        for place, worker, message in zip(ready, ready.values(), said, strict=True):
+            if message["error"] is None and self._workers.get(place) is worker:
+                self._gathering.hear(place, message["figures"])
+        asking.channel.send("gathered", number=asked, figures=self._gathering.total)
 
     async def _answer(self, change: Message, asking: Worker, asked: int) -> None:
         done = await self._order(change, asking, asked)

@@ -7,21 +7,26 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 
 from service import telemetry
 from service.api.app import create_app
-from service.api.serving import config_of
+from service.api.serving import config_of, port_of
 from service.auth import open_access
 from service.config import RecipeSection, load, read_recipe, text_of
 from service.engine.changes import reload
 from service.engine.engine import Engine
-from service.errors import BadConfiguration, ConfigError, ServiceError, TeacherUnreachable
+from service.errors import BadConfiguration, ConfigError, NotReady, ServiceError, TeacherUnreachable
 from service.plans.sizing import processors
+from service.telemetry.figures import Family, taken
 from service.workers.channel import Channel, Message
 from service.workers.measure import best_count
+
+# How long the parent may take to say the figures of all workers.
+GATHER_S = 5.0
 
 log = telemetry.logger("workers")
 
@@ -42,6 +47,7 @@ class Shared:
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[bool]] = {}
         self._failures: dict[int, ServiceError] = {}
+        self._gathers: dict[int, asyncio.Future[list[Family]]] = {}
         self._state = ""
 
     def degraded(self) -> list[str]:
@@ -68,6 +74,26 @@ class Shared:
         """As of ``Changes``."""
         await self._ask({"kind": "unload", "ensemble": ensemble})
 
+    async def figures(self) -> list[Family]:
+        """The figures of all workers.
+
+        Raises:
+            NotReady: the parent does not say them.
+        """
+        number = next(self._numbers)
+        answer = self._gathers[number] = asyncio.get_running_loop().create_future()
+        self._channel.send("gather", number=number)
+        try:
+            return await asyncio.wait_for(answer, GATHER_S)
+        except TimeoutError:
+            raise NotReady("the figures of the other processes are not known; ask again") from None
+        finally:
+            del self._gathers[number]
+
+    def tell_figures(self) -> None:
+        """Tell the parent how much was counted up to now."""
+        self._channel.send("figures", figures=taken(self._engine.metrics))
+
     async def _ask(self, change: Message) -> bool:
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -90,6 +116,13 @@ class Shared:
                     task.add_done_callback(changing.discard)
                 case "answer":
                     self._answered(message)
+                case "figures":
+                    figures = taken(self._engine.metrics)
+                    self._channel.send("done", number=message["number"], error=None, figures=figures)
+                case "gathered":
+                    gathered = self._gathers.get(message["number"])
+                    if gathered is not None and not gathered.done():
+                        gathered.set_result([Family(*family) for family in message["figures"]])
                 case "state":
                     missing = message["of"] - message["ready"]
                     self._state = f"{missing} of {message['of']} workers are being started" if missing else ""
@@ -138,13 +171,13 @@ async def apply(engine: Engine, path: Path, change: Message) -> bool:
     return True
 
 
-async def answer(path: Path, listener: socket.socket, end: socket.socket) -> int:
+async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.socket]) -> int:
     """Answer until the parent says otherwise.
 
     Args:
         path: of the configuration.
-        listener: to accept on.
         end: of the pair of sockets whose other end the parent has.
+        listeners: to accept on; a second one for the metrics.
 
     Returns:
         The exit code.
@@ -171,12 +204,21 @@ async def answer(path: Path, listener: socket.socket, end: socket.socket) -> int
         sys.stderr.write(f"{exc}\n")
         return 3 if isinstance(exc, TeacherUnreachable) else 2
     changes = Shared(channel, path, engine)
-    app = create_app(engine, settings, access, changes)
-    server = uvicorn.Server(config_of(app, settings))
+    app = create_app(
+        engine,
+        settings,
+        access,
+        changes,
+        gather=changes.figures,
+        metrics_port=port_of(listeners),
+    )
+    server = uvicorn.Server(config_of(app, settings, drain=app.state.drain))
     listening = asyncio.create_task(changes.listen(server))
     channel.send("ready")
-    await server.serve(sockets=[listener])
+    await server.serve(sockets=[*listeners])
+    changes.tell_figures()
     listening.cancel()
+    await channel.flush()
     return 0
 
 
@@ -187,9 +229,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path)
-    parser.add_argument("listener", type=int)
     parser.add_argument("end", type=int)
+    parser.add_argument("listeners", type=int, nargs="+")
     asked = parser.parse_args()
     telemetry.configure()
-    listener, end = socket.socket(fileno=asked.listener), socket.socket(fileno=asked.end)
-    sys.exit(asyncio.run(answer(asked.path, listener, end)))
+    listeners = [socket.socket(fileno=one) for one in asked.listeners]
+    sys.exit(asyncio.run(answer(asked.path, socket.socket(fileno=asked.end), listeners)))

@@ -39,6 +39,7 @@ def guarded(toy, keys):
     access = open_access(Auth(keys_file=keys[0]))
     engine = Engine.open(settings)
     app = create_app(engine, settings, access, Alone(engine, lambda: load(toy.config)))
+    app.state.drain()  # the live figures end at once
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -94,7 +95,7 @@ def test_every_route_is_guarded_as_the_table_says(guarded, keys, line):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nowhere", "/v1/ensembles/", "/livez/", "/LIVEZ", "//livez", "/livez/.."]
+    "path", ["/nowhere", "/v1/ensembles/", "/livez/", "/LIVEZ", "//livez", "/livez/../nowhere"]
 )
 def test_a_path_that_is_no_route_needs_a_key_too(guarded, keys, path):
     # As it stands, without the normalising that a client would do.

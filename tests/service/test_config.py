@@ -247,7 +247,7 @@ def test_a_variable_that_can_set_nothing_is_named(read, monkeypatch, variable, v
 
 
 LATER = {
-    "server": ["metrics_port: 9", "replicated: true"],
+    "server": ["replicated: true"],
     "limits": ["max_header_bytes: 1", "rows_per_s_per_key: 1",
                "rows_in_flight_per_key: 1"],
     "cache": ["lease: off"],

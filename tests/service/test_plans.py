@@ -299,7 +299,7 @@ def test_opsets_trees_a_zipmap_two_inputs_and_merged_classes_are_one_graph_and_a
         difference = np.abs(one.log_probs.astype(float) - other.log_probs)
         assert (difference <= 1e-5 + 1e-6 * np.abs(other.log_probs))[other.log_probs > -80].all()
         assert pair.top_k is None or (one.indices == other.indices).all()
-    opinions, _, _ = found.plans.apart.opinions(rows, weights)
+    opinions, *_ = found.plans.apart.opinions(rows, weights)
     pair = found.effective("default", Overrides()).pair
     softened = models.log_softmax(opinions.astype(float) / temperature[None, :, None])
     exact = pair.operator.fuse(softened, weights.astype(float))

@@ -9,7 +9,12 @@ from fastapi import Depends, FastAPI
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic_core import to_json
 
-from service.errors import QueueFull
+from service.api.console.look import look
+from service.api.metrics import Gather
+from service.engine.changes import Changes
+from service.engine.engine import Engine
+from service.errors import NotReady, QueueFull
+from service.telemetry.figures import snapshot
 
 EVERY_S = 1.0
 MOST_LISTENERS = 32
@@ -60,8 +65,11 @@ class Events:
         async with self._taking:
             now = time.monotonic()
             if now - self._taken >= self._every_s:
-                self._event = ServerSentEvent(raw_data=to_json(await self._look()).decode(), event="look")
-                self._taken = now
+                try:
+                    said = to_json(await self._look()).decode()
+                except NotReady as exc:  # of another process; the stream is there for when it is back
+                    return ServerSentEvent(comment=str(exc))
+                self._event, self._taken = ServerSentEvent(raw_data=said, event="look"), now
             return self._event
 
     async def _rest(self) -> None:
@@ -72,13 +80,31 @@ class Events:
             pass
 
 
-def install(app: FastAPI, events: Events) -> None:
+def install(app: FastAPI, engine: Engine, changes: Changes, gather: Gather) -> Callable[[], None]:
     """Add the route.
 
     Args:
         app: the application.
-        events: what is sent.
+        engine: opened.
+        changes: knows which processes are missing.
+        gather: the figures of all processes.
+
+    Returns:
+        Lets all listeners go, for when the server drains.
     """
+
+    async def taken() -> Mapping[str, Any]:
+        try:
+            degraded = engine.check_ready() + changes.degraded()
+        except NotReady as exc:
+            degraded = [str(exc)]
+        teachers = {
+            name: [member.teacher.name for member in ensemble.members]
+            for name, ensemble in engine.ensembles.items()
+        }
+        return look(snapshot(await gather()), teachers, degraded, now=time.time())
+
+    events = Events(taken)
 
     # The library sends a comment where 15 s pass without an event, and tells proxies not to buffer.
     @app.get("/v1/events", response_class=EventSourceResponse)
@@ -86,3 +112,5 @@ def install(app: FastAPI, events: Events) -> None:
         """Live figures: an event a second, each what was counted since the server's start."""
         async for event in events.all():
             yield event
+
+    return events.end

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from service.api.routing import PlainRoute
 from service.errors import NotFound
 
 # The page runs its own scripts and asks its own server, and may not be embedded.
@@ -78,5 +78,5 @@ def install(app: FastAPI) -> None:
     async def part(request: Request) -> Response:
         return reply(request, request.path_params["file"])
 
-    app.router.routes.append(Route("/", page, include_in_schema=False))
-    app.router.routes.append(Route("/console/{file}", part, include_in_schema=False))
+    app.router.routes.append(PlainRoute("/", page, include_in_schema=False))
+    app.router.routes.append(PlainRoute("/console/{file}", part, include_in_schema=False))

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from service.api import bodies
+from service.api.routing import PlainRoute
 from service.api.v2 import description, repository
 from service.api.v2.infer import Infer
 from service.api.v2.models import Model, ensemble_of, model_of, models_of
@@ -22,7 +22,7 @@ MODEL = "/v2/models/{model}"
 INFER_PATH = f"{MODEL}/infer"
 
 
-def routes_of(engine: Engine, settings: Settings, changes: Changes) -> list[Route]:
+def routes_of(engine: Engine, settings: Settings, changes: Changes) -> list[PlainRoute]:
     """All routes, in the order in which they are to be tried.
 
     Args:
@@ -54,8 +54,8 @@ def routes_of(engine: Engine, settings: Settings, changes: Changes) -> list[Rout
     ]
 
 
-def _route(method: str, path: str, endpoint: Infer | Callable[[Request], Awaitable[Response]]) -> Route:
-    return Route(path, endpoint, methods=[method], include_in_schema=False)
+def _route(method: str, path: str, endpoint: Infer | Callable[[Request], Awaitable[Response]]) -> PlainRoute:
+    return PlainRoute(path, endpoint, methods=[method], include_in_schema=False)
 
 
 class _Said:
