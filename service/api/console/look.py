@@ -11,6 +11,7 @@ Snapshot = Mapping[str, Series]
 # Requests that have rows in them; those of the console itself would drown them.
 ANSWERING = (SOFT_TARGETS_PATH, "/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 TOGETHER = "*"  # one graph of all teachers
+ABSENT = "absent"  # a row that was asked for by its digest: it is sent next, and counted then
 
 
 def look(
@@ -24,7 +25,7 @@ def look(
         degraded: what is amiss.
         now: the time in seconds since 1970.
     """
-    rows = _by("source", snapshot["rows_total"])
+    rows = _by_source(snapshot["rows_total"])
     requests = [one for one in snapshot["request_duration_seconds"] if one["labels"]["route"] in ANSWERING]
     return {
         "time": now,
@@ -52,7 +53,7 @@ def _ensemble(snapshot: Snapshot, name: str, teachers: Sequence[str]) -> dict[st
         return {"calls": sum(one["count"] for one in found), "seconds": sum(one["sum"] for one in found)}
 
     return {
-        "rows": _by("source", of("rows_total")),
+        "rows": _by_source(of("rows_total")),
         "batches": _batches(of("batch_rows")),
         "queued_rows": _sum(of("queue_rows")),
         "together": asked(TOGETHER),
@@ -75,10 +76,12 @@ def _sum(series: Series) -> float:
     return math.fsum(one["value"] for one in series)
 
 
-def _by(label: str, series: Series) -> dict[str, float]:
+def _by_source(series: Series) -> dict[str, float]:
     found: dict[str, float] = {}
     for one in series:
-        found[one["labels"][label]] = found.get(one["labels"][label], 0) + one["value"]
+        source = one["labels"]["source"]
+        if source != ABSENT:
+            found[source] = found.get(source, 0) + one["value"]
     return found
 
 

@@ -33,7 +33,7 @@ export function distributions(caption, classes, columns, { most = MOST } = {}) {
   const left = classes.length - shown.length;
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", { class: "distributions" },
-      h("caption", {}, caption, left ? ` The ${shown.length} largest of ${classes.length} classes.` : ""),
+      h("caption", {}, h("span", {}, caption, left ? ` The ${shown.length} largest of ${classes.length} classes.` : "")),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Class"), columns.map((one) =>
         h("th", { scope: "col", class: "number" }, one.name, one.note ? h("small", {}, one.note) : null)))),
       h("tbody", {}, shown.map((index) => h("tr", {}, h("th", { scope: "row" }, classes[index]),

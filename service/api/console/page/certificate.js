@@ -24,6 +24,7 @@ function columns(witness) {
   }
   const { pool } = witness.told;
   const pools = isNumbers(first(pool)) ? [["", first(pool)]] : Object.entries(pool ?? {});
+  pools.sort(([one], [other]) => Number(one) - Number(other) || 0); // along a path; words stay as they are
   for (const [name, values] of pools) {
     if (isNumbers(first(values))) found.push({ name: "Pool", note: name, values: first(values), strong: true });
   }
@@ -90,9 +91,13 @@ export async function safety(info, recipe, signal) {
   const rows = await ask(of(info.name, "samples"), { signal });
   const { quantities } = await ask(`${of(info.name, "guarantees")}?recipe=${encodeURIComponent(recipe)}`, { body: rows, signal });
   const found = quantities.filter((one) => one.name.startsWith("unsafe_"));
-  const held = (one) => (one.holds === null ? "–" : one.holds ? "holds" : h("strong", { class: "wrong" }, "does not hold"));
+  const held = (one) => {
+    if (one.holds === null) return "–";
+    if (one.holds) return one.theorem ? "holds, proved" : "holds";
+    return one.theorem ? h("strong", { class: "wrong" }, "does not hold") : "exceeded";
+  };
   fill(place, title,
     h("p", { class: "hint" }, `Probability of ${info.unsafe_classes.join(", ")} in the pool, beside its bounds, on the ${info.samples} example rows.`),
-    table("Safety attenuation on the example rows", ["Figure", "#Value", "#Bound", "Bound", "Stands for"],
-      found.map((one) => [words(one.name), figure(one.value), figure(one.bound), held(one), one.theorem ? `a theorem: ${one.conditions}` : one.conditions])));
+    table("Safety attenuation on the example rows", ["Figure", "#Value", "#Bound", "Bound", "Conditions"],
+      found.map((one) => [words(one.name), figure(one.value), figure(one.bound), held(one), one.conditions])));
 }

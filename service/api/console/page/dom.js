@@ -52,7 +52,7 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 export function figure(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
-  if (size >= 1000 || Number.isInteger(value)) return whole.format(value);
+  if (size >= 1000 || Number.isInteger(value)) return whole.format(value).replace("-", "−");
   if (size && size < 0.001) return value.toExponential(1).replace("e-", "e−").replace(/^-/, "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }

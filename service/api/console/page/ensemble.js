@@ -36,20 +36,21 @@ export function show(info) {
 /** What moves: what the teachers were asked, and how the targets are spread. Figures may be absent. */
 export function move(info, figures) {
   const of = figures?.teachers ?? {};
-  fill(find("teachers"), table("Teachers",
+  const together = figures?.together?.calls; // then nobody knows how long each took
+  redraw(find("teachers"), () => [table("Teachers",
     ["Teacher", "Device", "#Weight", "#Calibration", "#Batches", "#ms a batch", "#Failed", "#Invalid rows", "#Agrees with the pool"],
     info.teachers.map((one) => {
       const seen = of[one.name] ?? {};
       return [
-        one.name, one.device, figure(one.weight), figure(one.temperature), figure(seen.calls ?? null),
+        one.name, one.device, figure(one.weight), figure(one.temperature), figure(seen.calls || (together ? null : (seen.calls ?? null))),
         seen.calls ? figure((1000 * seen.seconds) / seen.calls) : "–", figure(seen.errors ?? null), figure(seen.invalid ?? null),
         seen.compared ? percent(seen.agreed / seen.compared) : "–",
       ];
     })), figures?.together?.calls
-    ? h("p", { class: "hint" }, `As one graph of all teachers: ${figure(figures.together.calls)} batches, ${figure((1000 * figures.together.seconds) / figures.together.calls)} ms each. What each of them answered is not seen there.`)
-    : null);
+    ? h("p", { class: "hint" }, `As one graph of all teachers: ${figure(figures.together.calls)} batches, ${figure((1000 * figures.together.seconds) / figures.together.calls)} ms each. How long each of them took is not known then.`)
+    : null]);
   const none = { edges: [1], counts: [0, 0] };
-  keepOpen(find("histograms"), () => [
+  redraw(find("histograms"), () => [
     histogram("Entropy of the targets, as a share of log C", figures?.entropy ?? none,
       { empty: "No target was computed yet." }),
     histogram("Divergence between the teachers", figures?.divergence ?? none,
@@ -57,9 +58,9 @@ export function move(info, figures) {
   ]);
 }
 
-/** Draw anew without closing what somebody opened, nor taking the focus away. */
-function keepOpen(element, make) {
-  if (element.querySelector("details[open]") && element.contains(document.activeElement)) return;
+/** Draw anew, but for what somebody is at, and without closing what somebody opened. */
+function redraw(element, make) {
+  if (element.contains(document.activeElement)) return;
   const open = [...element.querySelectorAll("figure")].map((one) => one.querySelector("details")?.open);
   fill(element, make());
   [...element.querySelectorAll("figure")].forEach((one, index) => {

@@ -33,7 +33,7 @@ function derive(now) {
   const rate = (count, before) => (seconds > 0 ? Math.max(0, count - before) / seconds : 0);
   const asked = total(now.rows) - total(last.rows);
   const recent = total(now.rows) - total(far.rows);
-  const hits = (one) => (one.rows.hit ?? 0) + (one.rows.coalesced ?? 0);
+  const hits = (one) => (one.rows.hit ?? 0) + (one.rows.opinions ?? 0);
   const latency = { edges: now.latency.edges, counts: minus(now.latency.counts, far.latency.counts) };
   const batches = now.batches.count - far.batches.count;
   return {
@@ -77,7 +77,7 @@ function drawn(tile, width, data) {
     cursor: { show: false },
     scales: {
       x: { time: false, range: (_, __, high) => [high - LONGEST, high] },
-      y: { range: (_, __, high) => [0, tile.top ?? Math.max(1e-3, (high ?? 0) * 1.1)] },
+      y: { range: (_, __, high) => [0, tile.top ?? Math.max(1, (high ?? 0) * 1.1)] },
     },
     axes: [{ show: false }, { ...axis, size: 44, font: `11px ${colour("--font")}`, space: 28, values: (_, ticks) => ticks.map((tick) => figure(tick)) }],
     series: [{}, line(), line([4, 3])].slice(0, 1 + tile.keys.length),
