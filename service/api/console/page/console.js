@@ -83,6 +83,7 @@ async function listen() {
     try {
       for await (const now of events("v1/events", mine.signal)) {
         look(now);
+        if (wait > 1000) await load(); // the server may serve something else by now
         wait = 1000;
       }
       say("The server ended the connection; connecting again");
@@ -95,19 +96,23 @@ async function listen() {
   }
 }
 
+async function load() {
+  state.ensembles = (await ask("v1/ensembles")).ensembles;
+  options(find("choose-ensemble"), state.ensembles.map((one) => [one.name, one.name]));
+  if (chosen()) await showEnsemble();
+  else fill(find("recipes"), "No ensemble is served.");
+}
+
 async function start() {
   say("Connecting");
   try {
-    state.ensembles = (await ask("v1/ensembles")).ensembles;
+    await load();
   } catch (error) {
     failed(error);
     return;
   }
   find("change-key").hidden = !key.get();
-  options(find("choose-ensemble"), state.ensembles.map((one) => [one.name, one.name]));
   listen();
-  if (chosen()) await showEnsemble();
-  else fill(find("recipes"), "No ensemble is served.");
 }
 
 live.install();

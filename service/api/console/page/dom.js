@@ -63,5 +63,14 @@ export const percent = (value) => (value === null ? "–" : `${figure(100 * valu
 /** A probability, three digits behind the point. */
 export const probability = (value) => (value > 0 && value < 0.0005 ? "< .001" : value.toFixed(3));
 
+const LETTERS = { b: "bool", u: "uint", i: "int", f: "float" };
+
+/** An input's rows in words: numpy's short spelling of a dtype as the configuration writes it. */
+export function rows({ dtype, shape }) {
+  const [, letter, bytes] = dtype.match(/^[<|](.)(\d)$/) ?? [];
+  const kind = letter === undefined ? dtype : letter === "b" ? LETTERS.b : LETTERS[letter] + 8 * bytes;
+  return shape.length ? `${kind} [${shape.join(", ")}]` : kind;
+}
+
 /** snake_case as words. */
 export const words = (name) => name.replaceAll("_", " ");

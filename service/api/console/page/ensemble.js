@@ -1,7 +1,7 @@
 // One ensemble: its teachers, its recipes, and how its targets are spread.
 
 import { histogram } from "./bars.js";
-import { figure, fill, find, h, percent, table, words } from "./dom.js";
+import { figure, fill, find, h, percent, rows, table, words } from "./dom.js";
 
 /** An operator as the configuration writes it. */
 export function operator({ name, ...parameters }) {
@@ -17,7 +17,7 @@ function plan(info, recipe) {
 
 /** What does not move: facts and recipes. */
 export function show(info) {
-  const inputs = Object.entries(info.inputs).map(([name, spec]) => `${name} ${spec.dtype} [${spec.shape.join(", ")}]`);
+  const inputs = Object.entries(info.inputs).map(([name, spec]) => `${name} ${rows(spec)}`);
   find("facts").textContent = `${info.classes.length} classes; ${inputs.join("; ")}${info.not_cached ? `. Nothing is cached: ${info.not_cached}` : ""}`;
   fill(find("recipes"), table("Recipes",
     ["Recipe", "Operator", "#Temperature", "Weights", "Axioms", "Plan", "Fingerprint"],

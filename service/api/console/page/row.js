@@ -2,7 +2,7 @@
 
 import { ask, of } from "./api.js";
 import { distributions } from "./bars.js";
-import { figure, fill, find, options } from "./dom.js";
+import { figure, fill, find, options, rows } from "./dom.js";
 
 const PAUSE_MS = 120; // that the slider rests before the server is asked again
 const state = { info: null, samples: null, timer: 0, asking: null };
@@ -117,21 +117,21 @@ export function install() {
   });
 }
 
-/** Another ensemble. */
+/** Another ensemble; or the same, described anew, which leaves what somebody has written. */
 export async function show(info, signal) {
+  const samples = info.samples ? await ask(of(info.name, "samples"), { signal }) : null;
+  const same = state.info?.name === info.name;
+  Object.assign(state, { info, samples });
+  options(find("ask-recipe"), Object.keys(info.recipes).map((name) => [name, name]));
+  if (same) return;
   state.asking?.abort();
-  find("submit").disabled = true;
-  state.samples = info.samples ? await ask(of(info.name, "samples"), { signal }) : null;
-  state.info = info;
   fill(find("answer"));
   say("");
-  find("sample-field").hidden = !state.samples;
-  options(find("sample"), [...(state.samples?.row_ids ?? []).map((place) => [String(place), `row ${place}`]), ["", "my own"]]);
+  find("sample-field").hidden = !samples;
+  options(find("sample"), [...(samples?.row_ids ?? []).map((place) => [String(place), `row ${place}`]), ["", "my own"]]);
   find("sample").selectedIndex = 0;
-  options(find("ask-recipe"), Object.keys(info.recipes).map((name) => [name, name]));
-  find("given-hint").textContent = Object.entries(info.inputs).map(([name, { dtype, shape }]) =>
-    `${name}: ${dtype === "utf8" ? "a text" : shape.length ? `${dtype}, nested as [${shape.join(", ")}]` : dtype}`).join("; ");
-  if (state.samples) giveSample();
+  find("given-hint").textContent = Object.entries(info.inputs).map(([name, spec]) => `${name}: ${rows(spec)}`).join("; ");
+  if (samples) giveSample();
   else find("given").value = written(Object.fromEntries(Object.entries(info.inputs).map(([name, spec]) => [name, zeros(spec)])));
   ofRecipe();
   find("submit").disabled = false;
