@@ -182,7 +182,8 @@ async def test_a_server_s_memory_is_bounded_by_who_does_not_read_from_it(start, 
             connection.writer.transport.resume_reading()
         for connection in connections:
             assert (await connection.reply()).status == 200
-    assert most - before < readers * BOUND
+    # Each may have all that is allowed, and a piece is in the making.
+    assert most - before < (readers + 1) * BOUND
 
 
 async def test_one_who_stops_reading_is_left_and_his_rows_are_free(served):

@@ -1,6 +1,7 @@
 """The console in a real browser."""
 
 import json
+import re
 import shutil
 
 import httpx2
@@ -144,14 +145,14 @@ def same(shown, known):
 
 def test_live_figures_move_after_rows_are_asked(opened, console):
     page = opened()
-    page.wait_for_function("document.getElementById('state').textContent === 'Live'")
+    page.locator("#state.right").filter(has_text="Live").wait_for()
     for _ in range(2):
         rows = [[float(i)] * 6 for i in range(9)]
         asked(console, f"{ASK}/soft-targets", {"inputs": {"pixels": rows}})
     share = page.get_by_role("figure", name="From the cache").locator("strong")
-    page.wait_for_function("one => one.textContent.endsWith(' %')", arg=share.element_handle())
+    share.filter(has_text=re.compile("[0-9] %$")).wait_for()
     latency = page.get_by_role("figure", name="Latency").locator("strong")
-    page.wait_for_function("one => one.textContent !== '\\u2013'", arg=latency.element_handle())
+    latency.filter(has_text=re.compile("[0-9]")).wait_for()
     page.get_by_text("Live figures as a table").click()
     page.get_by_role("table", name="Live figures, every five seconds").wait_for()
     table = cells(page, "Live figures, every five seconds")
@@ -217,7 +218,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(opened, console):
     assert page.locator("#facts").inner_text() == ""  # the page itself holds nothing
     field.fill("st_wrong")
     field.press("Enter")
-    page.wait_for_function("document.getElementById('key-said').textContent !== ''")
+    page.locator("#key-said").filter(has_text=re.compile(".")).wait_for()
     dialog.wait_for()
     field.fill(console.key)
     field.press("Enter")
