@@ -127,7 +127,7 @@ def serve(
     beside = partial(watch, config.resolve(), source, settings, engine.reload) if reload else None
     changes = Alone(engine, source)
     app = create_app(engine, settings, access, changes, beside, metrics_port=port_of(listeners))
-    Server(config_of(app, settings), engine).run(sockets=listeners)
+    Server(config_of(app, settings, drain=app.state.drain), engine).run(sockets=listeners)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Guarantees: what pooling bought on a batch, each figure with its bound and for whom it is a theorem."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from operators import Operator
@@ -12,7 +13,13 @@ TOLERANCE = 1e-4
 
 
 def report(
-    operator: Operator, entered: Array, weights: Array, pooled: Array, labels: list[int] | None
+    operator: Operator,
+    entered: Array,
+    weights: Array,
+    pooled: Array,
+    labels: list[int] | None,
+    *,
+    unsafe: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Everything that can be said of a batch.
 
@@ -22,12 +29,20 @@ def report(
         weights: float32 ``[K, B]``.
         pooled: float32 ``[B, C]``, what came out of it.
         labels: B class indices, -1 where unknown; or None.
+        unsafe: the classes whose mass is watched.
 
     Returns:
         The quantities; a value or bound that is infinite is None.
     """
     found = guarantees(
-        operator.name, operator.parameters, entered, weights, pooled, labels=labels, tolerance=TOLERANCE
+        operator.name,
+        operator.parameters,
+        entered,
+        weights,
+        pooled,
+        labels=labels,
+        unsafe=unsafe,
+        tolerance=TOLERANCE,
     )
     return [
         {

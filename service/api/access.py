@@ -15,13 +15,18 @@ _KEY = "key"  # in the state of a request that was let in
 READ = auth.Scope.TARGETS_READ
 # Every route stands here with what it needs; a test holds the table against the application.
 ACCESS: Mapping[str, auth.Scope | None] = {
+    "GET /": OPEN,
+    "GET /console/{file}": OPEN,
     "GET /livez": OPEN,
     "GET /readyz": OPEN,
     "GET /metrics": READ,
+    "GET /v1/events": READ,
     "GET /v1/ensembles": READ,
     "GET /v1/ensembles/{ensemble}": READ,
     "POST /v1/ensembles/{ensemble}/soft-targets": READ,
+    "POST /v1/ensembles/{ensemble}/opinions": READ,
     "POST /v1/ensembles/{ensemble}/guarantees": READ,
+    "GET /v1/ensembles/{ensemble}/samples": READ,
     "GET /v1/ensembles/{ensemble}/recipes/{recipe}/certificate": READ,
     "PUT /v1/ensembles/{ensemble}/recipes/{recipe}": auth.Scope.RECIPES_WRITE,
     "POST /v1/ensembles/{ensemble}/reload": auth.Scope.ADMIN,

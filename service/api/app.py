@@ -8,8 +8,9 @@ from functools import partial
 from fastapi import FastAPI
 
 import service
-from service.api import errors, guarantees, metrics, openapi, recipes, reloads
+from service.api import errors, guarantees, metrics, openapi, opinions, recipes, reloads, samples
 from service.api.access import Guard
+from service.api.console import events, page
 from service.api.models import EnsembleInfo, EnsembleList, Readiness, describe
 from service.api.observation import Observer
 from service.api.routing import PlainRoute
@@ -99,7 +100,9 @@ def create_app(
         return Readiness(ready=True, degraded=engine.check_ready() + changes.degraded())
 
     recipes.install(app, engine, limits, changes)
+    opinions.install(app, engine, limits)
     guarantees.install(app, engine, limits)
+    samples.install(app, engine)
     reloads.install(app, engine, limits, changes)
     app.router.routes.extend(routes.routes_of(engine, settings, changes))
     # Not through FastAPI's own dispatch, which would halve the throughput of one-row requests; and first of
@@ -110,6 +113,8 @@ def create_app(
             openapi.SOFT_TARGETS_PATH, SoftTargets(engine, limits), methods=["POST"], include_in_schema=False
         ),
     )
+    page.install(app)
+    app.state.drain = events.install(app, engine, changes, gather)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 

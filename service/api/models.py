@@ -62,11 +62,13 @@ class Readiness(BaseModel):
 
 
 class EnsembleInfo(BaseModel):
-    """One ensemble; ``not_cached`` says why none of its targets are kept, where that is so."""
+    """One ensemble; ``not_cached`` says why none of its targets are kept, ``samples`` how many it has."""
 
     name: str
     inputs: dict[str, InputInfo]
     classes: list[str]
+    unsafe_classes: list[str]
+    samples: int
     limits: dict[str, int]
     not_cached: str | None
     teachers: list[TeacherInfo]
@@ -91,6 +93,8 @@ def describe(ensemble: Ensemble, limits: Limits) -> EnsembleInfo:
             for name, spec in ensemble.inputs.items()
         },
         classes=list(ensemble.classes),
+        unsafe_classes=list(ensemble.config.unsafe_classes),
+        samples=max(map(len, ensemble.samples.values()), default=0),
         limits={
             "max_body_bytes": int(limits.max_body_bytes),
             "max_rows_per_request": limits.max_rows_per_request,

@@ -34,7 +34,44 @@ def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str,
     return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
 
 
-_ROW_ID = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
+# What may be asked of rows, by whatever route.
+QUERY = [
+    _parameter("recipe", "which recipe", {"type": "string", "default": "default"}),
+    _parameter(
+        "temperature",
+        "instead of the recipe's",
+        {"type": "number", "minimum": TEMPERATURES[0], "maximum": TEMPERATURES[1]},
+    ),
+    _parameter(
+        "weights",
+        "instead of the recipe's: teacher:weight, unnamed are 0, normalised",
+        {"type": "string", "examples": ["cnn:0.5,svm:0.5"]},
+    ),
+    _parameter("top_k", "keep this many classes and the tail's mass", {"type": "integer", "minimum": 1}),
+    _parameter(
+        "dtype",
+        "of the log-probabilities: float16 halves what a target takes and keeps three digits; it is part "
+        "of the fingerprint",
+        {"type": "string", "enum": list(PRECISIONS), "default": PRECISIONS[0]},
+    ),
+    _parameter(
+        "order", "of the rows in the reply", {"type": "string", "enum": list(ORDERS), "default": "input"}
+    ),
+]
+ROW_ID = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
+ROWS = {
+    "type": "object",
+    "required": ["inputs"],
+    "additionalProperties": False,
+    "properties": {
+        "inputs": {
+            "type": "object",
+            "description": "ensemble input to a list of rows",
+            "additionalProperties": {"type": "array"},
+        },
+        "row_ids": {"type": "array", "items": ROW_ID},
+    },
+}
 _SOFT_TARGETS: dict[str, Any] = {
     "summary": "Soft targets",
     "description": "One fused, softened class distribution a row. A row that cannot be answered is an error "
@@ -42,46 +79,12 @@ _SOFT_TARGETS: dict[str, Any] = {
     "operationId": "soft_targets",
     "parameters": [
         {"name": "ensemble", "in": "path", "required": True, "schema": {"type": "string"}},
-        _parameter("recipe", "which recipe", {"type": "string", "default": "default"}),
-        _parameter(
-            "temperature",
-            "instead of the recipe's",
-            {"type": "number", "minimum": TEMPERATURES[0], "maximum": TEMPERATURES[1]},
-        ),
-        _parameter(
-            "weights",
-            "instead of the recipe's: teacher:weight, unnamed are 0, normalised",
-            {"type": "string", "examples": ["cnn:0.5,svm:0.5"]},
-        ),
-        _parameter("top_k", "keep this many classes and the tail's mass", {"type": "integer", "minimum": 1}),
-        _parameter(
-            "dtype",
-            "of the log-probabilities: float16 halves what a target takes and keeps three digits; it is part "
-            "of the fingerprint",
-            {"type": "string", "enum": list(PRECISIONS), "default": PRECISIONS[0]},
-        ),
-        _parameter(
-            "order", "of the rows in the reply", {"type": "string", "enum": list(ORDERS), "default": "input"}
-        ),
+        *QUERY,
     ],
     "requestBody": {
         "required": True,
         "content": {
-            JSON: {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "inputs": {
-                            "type": "object",
-                            "description": "ensemble input to a list of rows",
-                            "additionalProperties": {"type": "array"},
-                        },
-                        "row_ids": {"type": "array", "items": _ROW_ID},
-                    },
-                }
-            },
+            JSON: {"schema": ROWS},
             ARROW: {
                 "schema": {
                     "type": "string",
@@ -124,7 +127,7 @@ _SOFT_TARGETS: dict[str, Any] = {
                                     "type": "object",
                                     "required": ["row_id", "source"],
                                     "properties": {
-                                        "row_id": _ROW_ID,
+                                        "row_id": ROW_ID,
                                         "source": {"type": "string"},
                                         "probabilities": {
                                             "type": "object",

@@ -140,11 +140,12 @@ def _target(  # noqa: PLR0917 - a row's columns
     if error is not None:
         said["error_code"], said["error"] = error
     if value is not None:
-        said |= _distribution(classes, layout, value)
+        said |= distribution(classes, layout, value)
     return said | {"missing_teachers": list(missing)} if missing else said
 
 
-def _distribution(classes: Sequence[str], layout: Layout, value: bytes) -> dict[str, Any]:
+def distribution(classes: Sequence[str], layout: Layout, value: bytes) -> dict[str, Any]:
+    """A target's value as probabilities by class, with its tail where it is sparse, and its diagnostics."""
     columns = {name: column[0] for name, column in layout.unpack(value).items()}
     kept = [classes[index] for index in columns["indices"]] if "indices" in columns else classes
     probabilities = np.exp(columns["log_probs"].astype(np.float64)).tolist()

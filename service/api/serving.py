@@ -3,10 +3,11 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.api.arrivals import Arrivals
 from service.config import Settings
@@ -24,10 +25,17 @@ class Connection(Arrivals):
 
     Attributes:
         patience_s: for how long a client may read nothing.
+        drain: called when the server drains, to end the replies that end by nothing else.
     """
 
     patience_s = 30.0
+    drain = staticmethod(lambda: None)
     _timer: asyncio.TimerHandle | None = None
+
+    def shutdown(self) -> None:
+        """Begin to end, with the server."""
+        self.drain()
+        super().shutdown()
 
     def pause_writing(self) -> None:
         """Look whether the client reads, as long as it has much to read."""
@@ -116,18 +124,22 @@ def check_tls(settings: Settings) -> bool:
     return True
 
 
-def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def config_of(
+    app: ASGIApp, settings: Settings, *, drain: Callable[[], None] = lambda: None
+) -> uvicorn.Config:
     """The server's configuration.
 
     Args:
         app: what answers.
         settings: with its limits.
+        drain: ends the replies that end by nothing else, when the server does.
     """
     limits = settings.limits
-    bounds = {
+    bounds: dict[str, Any] = {
         "patience_s": limits.slow_reader_s,
         "longest_head": int(limits.max_header_bytes),
         "arrival_s": limits.request_timeout_s,
+        "drain": staticmethod(drain),
     }
     return uvicorn.Config(
         app,

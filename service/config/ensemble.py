@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
@@ -226,7 +226,6 @@ def _classes(value: Any) -> Any:
 class Ensemble(Section):
     """Ordered teachers over one list of classes, and the recipes that fuse them."""
 
-    later: ClassVar = frozenset({"unsafe_classes", "samples"})
     inputs: dict[InputName, Input] | None = None
     classes: Annotated[tuple[Text, ...], BeforeValidator(_classes), Field(min_length=2)]
     teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
@@ -236,6 +235,8 @@ class Ensemble(Section):
     teacher_timeout_s: Annotated[Number, Field(gt=0)] = 10.0
     teacher_error_rate: Annotated[Number, Field(gt=0, le=1)] = 0.5
     batching: Batching = Batching()
+    unsafe_classes: tuple[Text, ...] = ()
+    samples: FilePath | None = None
     recipes: Annotated[dict[Name, RecipeSection], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -244,6 +245,10 @@ class Ensemble(Section):
         _unique("teacher", [teacher.name for teacher in self.teachers])
         if self.quorum != "all" and self.quorum > len(self.teachers):
             raise refuse(f"quorum {self.quorum} exceeds the {len(self.teachers)} teachers")
+        _unique("unsafe class", self.unsafe_classes)
+        for name in self.unsafe_classes:
+            if name not in self.classes:
+                raise refuse(f"unsafe_classes: {name!r} is no class{nearest(name, self.classes)}")
         for teacher in self.teachers:
             self._classes_of(teacher)
             if "timeout_s" in teacher.model_fields_set and teacher.timeout_s > self.teacher_timeout_s:
@@ -277,6 +282,11 @@ class Ensemble(Section):
                 f"{where}lacks the ensemble's classes {_some(lacking)}; name which outputs they are, or "
                 "say missing: floor to let the floor stand for them"
             )
+
+    @property
+    def unsafe_indices(self) -> tuple[int, ...]:
+        """Where the unsafe classes stand among the classes."""
+        return tuple(self.classes.index(name) for name in self.unsafe_classes)
 
     @property
     def not_cached(self) -> str | None:

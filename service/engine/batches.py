@@ -95,7 +95,7 @@ def _batch(
             outcome = ensemble.plans.fuse(opinions, temperature, weights, effective.pair)
             measures.ended(outcome, weights, effective.pair)
             _tell_parts(ensemble, span, outcome)
-            answers = _answers(ensemble, _packed(parts, outcome), weights, outcome)
+            answers = answers_of(ensemble, _packed(parts, outcome), weights, outcome)
             return [answer._replace(source="opinions") for answer in answers]
         until = max(part.payload.until for part in parts)
         outcome = ensemble.plans.run(_inputs(parts), temperature, weights, effective.pair, until=until)
@@ -109,7 +109,7 @@ def _batch(
     for place, message in outcome.failures.items():
         teacher = ensemble.members[place].teacher.name
         log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
-    answers = _answers(ensemble, _packed(parts, outcome), weights, outcome)
+    answers = answers_of(ensemble, _packed(parts, outcome), weights, outcome)
     if not outcome.valid.all():
         measures.degraded(sum(bool(answer.missing) for answer in answers))
     return answers
@@ -133,7 +133,11 @@ def _inputs(parts: Sequence[Part[Question]]) -> dict[str, Array]:
 
 def _opinions(ensemble: Ensemble, parts: Sequence[Part[Question]]) -> Array:
     """What was kept, as float32 ``[K, B, C]``."""
-    data = b"".join(part.payload.opinions[row] for part in parts for row in part.rows)
+    return opinions_of(ensemble, b"".join(part.payload.opinions[row] for part in parts for row in part.rows))
+
+
+def opinions_of(ensemble: Ensemble, data: bytes) -> Array:
+    """Kept opinions, those of a row behind those of another, as float32 ``[K, B, C]``."""
     shape = (-1, len(ensemble.members), len(ensemble.classes))
     values = np.frombuffer(data, ensemble.keep).reshape(shape).astype(np.float32)
     return np.ascontiguousarray(values.transpose(1, 0, 2))
@@ -146,7 +150,7 @@ def _kept(ensemble: Ensemble, opinions: Array) -> list[bytes]:
 
 
 def _asked_by(part: Part[Question]) -> tuple[Array, Array]:
-    return _asked(part.payload.effective, len(part.rows))
+    return asked_alike(part.payload.effective, len(part.rows))
 
 
 def _packed(parts: Sequence[Part[Question]], outcome: Outcome) -> list[bytes]:
@@ -168,7 +172,8 @@ def _packed(parts: Sequence[Part[Question]], outcome: Outcome) -> list[bytes]:
     return [packed[layout][row] for row, layout in enumerate(of_rows)]
 
 
-def _answers(ensemble: Ensemble, values: list[bytes], weights: Array, outcome: Outcome) -> list[Answer]:
+def answers_of(ensemble: Ensemble, values: list[bytes], weights: Array, outcome: Outcome) -> list[Answer]:
+    """What a plan's outcome says of each row, by the ensemble's quorum."""
     cached = ensemble.config.not_cached is None
     answers = [
         Answer(value, None, keep=cached and not again)
@@ -230,18 +235,23 @@ def examine(
         TeacherFailure: a teacher failed.
     """
     rows = len(next(iter(inputs.values())))
-    temperature, weights = _asked(effective, rows)
+    temperature, weights = asked_alike(effective, rows)
     found = ensemble.plans.apart.examine(inputs, temperature, weights, effective.pair)
     for place, message in found.failures.items():
         raise TeacherFailure(message, teacher=ensemble.members[place].teacher.name)
     judged = np.asarray((found.valid | (weights == 0)).all(axis=0))
     kept = None if labels is None else [label for label, one in zip(labels, judged, strict=True) if one]
     return report(
-        effective.pair.operator, found.entered[:, judged], weights[:, judged], found.pooled[judged], kept
+        effective.pair.operator,
+        found.entered[:, judged],
+        weights[:, judged],
+        found.pooled[judged],
+        kept,
+        unsafe=ensemble.config.unsafe_indices,
     )
 
 
-def _asked(effective: Effective, rows: int) -> tuple[Array, Array]:
+def asked_alike(effective: Effective, rows: int) -> tuple[Array, Array]:
     """Temperature ``[B]`` and weights ``[K, B]`` of rows that are all asked alike."""
     weights = np.array(effective.recipe.weights, dtype=np.float32)
     return (

@@ -18,6 +18,7 @@ from service.engine.absence import absent_member, may_be_absent, open_teachers
 from service.engine.binding import agree_inputs, member_of, probe, probe_rows
 from service.engine.health import Health
 from service.engine.recipes import Admitted, admit
+from service.engine.samples import read_samples
 from service.errors import (
     BadQuery,
     BadWeights,
@@ -80,6 +81,7 @@ class Ensemble:
     Attributes:
         inputs: name to dtype and shape of a row.
         allow_nan: the inputs that may hold values that are not finite.
+        samples: example rows by input, where there are any.
         members: the teachers in order; one that was absent is replaced when it is met.
         plans: how batches are answered.
         health: how often each teacher has failed of late.
@@ -127,6 +129,9 @@ class Ensemble:
 
     def _load(self, config: EnsembleConfig) -> None:
         self.inputs = agree_inputs(self.name, config, self._teachers)
+        self.samples = (
+            {} if config.samples is None else read_samples(config.samples, self.inputs, ensemble=self.name)
+        )
         self.allow_nan = {key for key, given in (config.inputs or {}).items() if given.allow_nan}
         self.members = [
             # Without inputs it is one elsewhere that has not been met.

@@ -218,7 +218,7 @@ async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.sock
         gather=changes.figures,
         metrics_port=port_of(listeners),
     )
-    server = Server(config_of(app, settings), engine)
+    server = Server(config_of(app, settings, drain=app.state.drain), engine)
     listening = asyncio.create_task(changes.listen(server))
     channel.send("ready", served=served(engine))
     await server.serve(sockets=[*listeners])

@@ -61,6 +61,7 @@ def test_every_json_body_is_bounded(client):
     deep = "[" * 101 + "]" * 101
     for method, path in [
         ("POST", "/v1/ensembles/toy/soft-targets"),
+        ("POST", "/v1/ensembles/toy/opinions"),
         ("POST", "/v1/ensembles/toy/guarantees"),
         ("POST", "/v2/models/toy/infer"),
         ("POST", "/v2/repository/index"),

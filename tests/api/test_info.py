@@ -81,7 +81,8 @@ def test_openapi_covers_the_binary_route(client):
     ensemble = "/v1/ensembles/{ensemble}"
     recipe = f"{ensemble}/recipes/{{recipe}}"
     assert set(document["paths"]) == {
-        "/v1/ensembles", ensemble, f"{ensemble}/soft-targets", f"{ensemble}/guarantees", recipe,
+        "/v1/events", "/v1/ensembles", ensemble, f"{ensemble}/soft-targets", f"{ensemble}/guarantees", recipe,
+        f"{ensemble}/opinions", f"{ensemble}/samples",
         f"{recipe}/certificate", f"{ensemble}/reload", "/livez", "/readyz", "/metrics",
         "/v2/models/{model}/infer",
     }  # fmt: skip

@@ -28,9 +28,10 @@ ensembles:
       - {{name: one, model: "fake://?classes=4&features=6", output: {{kind: logits}}}}
     recipes: {{default: {{operator: linear}}}}
 """
-ASK, GUARANTEES, INFER = (
+ASK, GUARANTEES, OPINIONS, INFER = (
     "POST /v1/ensembles/{ensemble}/soft-targets",
     "POST /v1/ensembles/{ensemble}/guarantees",
+    "POST /v1/ensembles/{ensemble}/opinions",
     "POST /v2/models/{model}/infer",
 )
 VERSIONED = "POST /v2/models/{model}/versions/{version}/infer"
@@ -110,12 +111,12 @@ def json_body(rows):
     return json.dumps({"inputs": {"x": [[0] * 6] * rows}}).encode()
 
 
-ROWS = {ASK: json_body, GUARANTEES: json_body, INFER: infer_body, VERSIONED: infer_body}
+ROWS = {ASK: json_body, GUARANTEES: json_body, OPINIONS: json_body, INFER: infer_body, VERSIONED: infer_body}
 
 
 def test_whoever_reads_rows_is_among_these():
     assert set(ROWS) == {
-        line for line in READ_A_BODY if line.endswith(("soft-targets", "guarantees", "infer"))
+        line for line in READ_A_BODY if line.endswith(("soft-targets", "guarantees", "opinions", "infer"))
     }
 
 

@@ -258,15 +258,24 @@ def test_a_key_whose_feature_comes_later_is_refused_by_name(read, section, line)
     assert message == f"{section}: key '{line.split(':')[0]}' is not yet supported; leave it out"
 
 
+def test_unsafe_classes_and_samples(read, tmp_path):
+    toy = read(MINIMAL, ("classes:", "unsafe_classes: [b]\n    samples: few.npz\n    classes:")).ensembles[
+        "toy"
+    ]
+    assert (toy.unsafe_classes, toy.unsafe_indices) == (("b",), (1,))
+    assert toy.samples == tmp_path / "few.npz"
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("given", "said"),
     [
-        ("classes:", "unsafe_classes: []\n    classes:", "key 'unsafe_classes' is not yet supported"),
-        ("classes:", "samples: x.npz\n    classes:", "key 'samples' is not yet supported"),
+        ("[bb]", "unsafe_classes: 'bb' is no class; did you mean 'b'?"),
+        ("[a, a]", "unsafe class 'a' stands twice"),
+        ("[1]", 'write "1" with quotes'),
     ],
 )
-def test_a_value_whose_feature_comes_later_is_refused_by_name(read, old, new, said):
-    assert said in refused(read, (old, new))
+def test_unsafe_classes_are_classes(read, given, said):
+    assert said in refused(read, ("classes:", f"unsafe_classes: {given}\n    classes:"))
 
 
 @pytest.mark.parametrize(

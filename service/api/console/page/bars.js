@@ -1,0 +1,60 @@
+// Distributions as bars in tables, and histograms with a table beside them.
+
+import { figure, h, percent, probability, table } from "./dom.js";
+
+const MOST = 12; // classes shown
+
+/** A bar as wide as a probability; a second, thinner one for another. */
+export function bar(value, { thin = null, strong = false } = {}) {
+  const style = (share) => ({ "--share": Math.min(1, Math.max(0, share)) });
+  return h("span", { class: strong ? "bars strong" : "bars", "aria-hidden": "true" },
+    h("span", { class: "bar", style: style(value) }),
+    thin === null ? null : h("span", { class: "bar thin", style: style(thin) }));
+}
+
+/**
+ * A table of distributions: a row a class, a column each.
+ *
+ * columns: [{ name, note, values: [p, ...] or null, thin: [p, ...] or null, strong }]
+ */
+export function distributions(caption, classes, columns, { most = MOST } = {}) {
+  const weight = (index) => Math.max(...columns.map((one) => one.values?.[index] ?? 0));
+  const places = classes.map((_, index) => index);
+  const shown = classes.length <= most ? places
+    : places.sort((one, other) => weight(other) - weight(one)).slice(0, most).sort((one, other) => one - other);
+  const cell = (column, index) => {
+    const value = column.values?.[index];
+    if (value === null || value === undefined) return h("td", { class: "number" }, "–");
+    const thin = column.thin?.[index] ?? null;
+    return h("td", { class: "number" },
+      h("span", { class: "both" }, bar(value, { thin, strong: column.strong }), h("span", {}, probability(value),
+        thin === null ? null : h("small", {}, h("span", { class: "unseen" }, ", at T = 1 "), probability(thin)))));
+  };
+  const left = classes.length - shown.length;
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h("table", { class: "distributions" },
+      h("caption", {}, h("span", {}, caption, left ? ` The ${shown.length} largest of ${classes.length} classes.` : "")),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Class"), columns.map((one) =>
+        h("th", { scope: "col", class: "number" }, one.name, one.note ? h("small", {}, one.note) : null)))),
+      h("tbody", {}, shown.map((index) => h("tr", {}, h("th", { scope: "row" }, classes[index]),
+        columns.map((one) => cell(one, index)))))));
+}
+
+/** A histogram as columns, and as a table for who does not see them. */
+export function histogram(name, { edges, counts }, { unit = "", empty = "" } = {}) {
+  const sum = counts.reduce((all, count) => all + count, 0);
+  if (!sum) return h("figure", { class: "histogram" }, h("figcaption", {}, name), h("p", { class: "hint" }, empty));
+  const largest = Math.max(...counts);
+  const range = (index) => {
+    const low = index ? figure(edges[index - 1]) : "0";
+    return index < edges.length ? `${low} to ${figure(edges[index])}` : `above ${low}`;
+  };
+  const modal = range(counts.indexOf(largest));
+  return h("figure", { class: "histogram" },
+    h("figcaption", {}, name, " ", h("span", { class: "hint" }, `${figure(sum)} rows`)),
+    h("div", { class: "columns-of", role: "img", "aria-label": `${name}: histogram of ${figure(sum)} rows, most of them ${modal}${unit}` },
+      counts.map((count) => h("span", { style: { "--share": count / largest } }))),
+    h("p", { class: "ends", "aria-hidden": "true" }, h("span", {}, "0"), h("span", {}, `${figure(edges.at(-1))}${unit}`)),
+    h("details", {}, h("summary", {}, h("span", { class: "unseen" }, `${name} `), "as a table"),
+      table(name, ["Range", "#Rows", "#Share"], counts.map((count, index) => [range(index) + unit, figure(count), percent(count / sum)]))));
+}

@@ -1,0 +1,131 @@
+// The console: what is served, how it fares, and one row at a time.
+
+import { Refused, ask, events, key } from "./api.js";
+import * as certificate from "./certificate.js";
+import { fill, find, options } from "./dom.js";
+import * as ensemble from "./ensemble.js";
+import * as live from "./live.js";
+import * as row from "./row.js";
+
+const LONGEST_WAIT_MS = 15_000;
+const state = { ensembles: [], figures: null, listening: null, showing: null, certifying: null };
+
+function say(text, kind = "") {
+  const place = find("state");
+  if (place.textContent !== text) place.textContent = text; // read out only where it changes
+  place.className = `state ${kind}`;
+}
+
+const chosen = () => state.ensembles.find((one) => one.name === find("choose-ensemble").value);
+
+// What is asked for is answered by the newest choice only.
+async function only(name, work) {
+  state[name]?.abort();
+  const mine = (state[name] = new AbortController());
+  try {
+    await work(mine.signal);
+  } catch (error) {
+    if (!mine.signal.aborted) failed(error);
+  }
+}
+
+function failed(error) {
+  if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
+    askForKey(error);
+    return;
+  }
+  say(error instanceof Refused ? error.message : "The server does not answer", "wrong");
+}
+
+function askForKey(error) {
+  state.listening?.abort();
+  say(error.status === 401 ? "A key is needed" : error.message, "wrong");
+  find("change-key").hidden = false;
+  find("key-said").textContent = error.status === 403 || key.get() ? error.message : "";
+  if (!find("key-dialog").open) find("key-dialog").showModal();
+}
+
+function showRecipe() {
+  const info = chosen();
+  const recipe = find("choose-recipe").value;
+  return only("certifying", (signal) => Promise.all([
+    certificate.show(info.name, recipe, signal), certificate.safety(info, recipe, signal),
+  ]));
+}
+
+function showEnsemble() {
+  const info = chosen();
+  return only("showing", async (signal) => {
+    ensemble.show(info);
+    ensemble.move(info, state.figures?.ensembles[info.name]);
+    options(find("choose-recipe"), Object.keys(info.recipes).map((name) => [name, name]));
+    await Promise.all([row.show(info, signal), showRecipe()]);
+  });
+}
+
+function look(now) {
+  state.figures = now;
+  live.show(now);
+  const info = chosen();
+  if (info) ensemble.move(info, now.ensembles[info.name]);
+  find("degraded").hidden = !now.degraded.length;
+  if (now.degraded.length) find("degraded").textContent = now.degraded.join("; ");
+  const { inferences, device_seconds: seconds } = now.saved;
+  find("saved").textContent = inferences
+    ? `The cache has saved ${inferences.toLocaleString("en")} inferences, about ${seconds.toPrecision(2)} s of the teachers' work.` : "";
+  say(now.degraded.length ? "Degraded" : "Live", now.degraded.length ? "wrong" : "right");
+}
+
+async function listen() {
+  state.listening?.abort();
+  const mine = (state.listening = new AbortController());
+  for (let wait = 1000; !mine.signal.aborted; wait = Math.min(LONGEST_WAIT_MS, wait * 2)) {
+    try {
+      for await (const now of events("v1/events", mine.signal)) {
+        look(now);
+        if (wait > 1000) await load(); // the server may serve something else by now
+        wait = 1000;
+      }
+      say("The server ended the connection; connecting again");
+    } catch (error) {
+      if (mine.signal.aborted) return;
+      failed(error);
+      if (mine.signal.aborted) return;
+    }
+    await new Promise((resolve) => { setTimeout(resolve, wait); });
+  }
+}
+
+async function load() {
+  state.ensembles = (await ask("v1/ensembles")).ensembles;
+  options(find("choose-ensemble"), state.ensembles.map((one) => [one.name, one.name]));
+  if (chosen()) await showEnsemble();
+  else fill(find("recipes"), "No ensemble is served.");
+}
+
+async function start() {
+  say("Connecting");
+  try {
+    await load();
+  } catch (error) {
+    failed(error);
+    return;
+  }
+  find("change-key").hidden = !key.get();
+  listen();
+}
+
+live.install();
+row.install();
+find("choose-ensemble").addEventListener("change", showEnsemble);
+find("choose-recipe").addEventListener("change", showRecipe);
+find("change-key").addEventListener("click", () => find("key-dialog").showModal());
+find("key-later").addEventListener("click", () => find("key-dialog").close());
+find("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key.set(find("key").value.trim());
+  find("key").value = "";
+  find("key-dialog").close();
+  start();
+});
+start();

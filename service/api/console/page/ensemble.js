@@ -1,0 +1,69 @@
+// One ensemble: its teachers, its recipes, and how its targets are spread.
+
+import { histogram } from "./bars.js";
+import { figure, fill, find, h, percent, rows, table, words } from "./dom.js";
+
+/** An operator as the configuration writes it. */
+export function operator({ name, ...parameters }) {
+  const given = Object.entries(parameters).map(([key, value]) => `${words(key)} ${value}`).join(", ");
+  return given ? `${words(name)}, ${given}` : words(name);
+}
+
+const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+function plan(info, recipe) {
+  return info.plans.find((one) => same(one.operator, recipe.operator) && one.sparse === (recipe.sparsity !== null));
+}
+
+/** What does not move: facts and recipes. */
+export function show(info) {
+  const inputs = Object.entries(info.inputs).map(([name, spec]) => `${name} ${rows(spec)}`);
+  find("facts").textContent = `${info.classes.length} classes; ${inputs.join("; ")}${info.not_cached ? `. Nothing is cached: ${info.not_cached}` : ""}`;
+  fill(find("recipes"), table("Recipes",
+    ["Recipe", "Operator", "#Temperature", "Weights", "Axioms", "Plan", "Fingerprint"],
+    Object.entries(info.recipes).map(([name, one]) => {
+      const chosen = plan(info, one);
+      return [
+        name, operator(one.operator), figure(one.temperature),
+        Object.entries(one.weights).map(([teacher, weight]) => `${teacher} ${figure(weight, 2)}`).join(", "),
+        one.violations.length ? h("strong", { class: "wrong" }, `${one.profile}, but ${one.violations.map(words).join(", ")}`) : `${one.profile}, all kept`,
+        chosen ? h("span", { title: chosen.reason }, chosen.plan) : "–",
+        h("code", { title: one.fingerprint }, one.fingerprint.slice(0, 12)),
+      ];
+    })));
+}
+
+/** What moves: what the teachers were asked, and how the targets are spread. Figures may be absent. */
+export function move(info, figures) {
+  const of = figures?.teachers ?? {};
+  const together = figures?.together?.calls; // then nobody knows how long each took
+  redraw(find("teachers"), () => [table("Teachers",
+    ["Teacher", "Device", "#Weight", "#Calibration", "#Batches", "#ms a batch", "#Failed", "#Invalid rows", "#Agrees with the pool"],
+    info.teachers.map((one) => {
+      const seen = of[one.name] ?? {};
+      return [
+        one.name, one.device, figure(one.weight), figure(one.temperature), figure(seen.calls || (together ? null : (seen.calls ?? null))),
+        seen.calls ? figure((1000 * seen.seconds) / seen.calls) : "–", figure(seen.errors ?? null), figure(seen.invalid ?? null),
+        seen.compared ? percent(seen.agreed / seen.compared) : "–",
+      ];
+    })), figures?.together?.calls
+    ? h("p", { class: "hint" }, `As one graph of all teachers: ${figure(figures.together.calls)} batches, ${figure((1000 * figures.together.seconds) / figures.together.calls)} ms each. How long each of them took is not known then.`)
+    : null]);
+  const none = { edges: [1], counts: [0, 0] };
+  redraw(find("histograms"), () => [
+    histogram("Entropy of the targets, as a share of log C", figures?.entropy ?? none,
+      { empty: "No target was computed yet." }),
+    histogram("Divergence between the teachers", figures?.divergence ?? none,
+      { unit: " nats", empty: "Measured for recipes with diagnostics: true." }),
+  ]);
+}
+
+/** Draw anew, but for what somebody is at, and without closing what somebody opened. */
+function redraw(element, make) {
+  if (element.contains(document.activeElement)) return;
+  const open = [...element.querySelectorAll("figure")].map((one) => one.querySelector("details")?.open);
+  fill(element, make());
+  [...element.querySelectorAll("figure")].forEach((one, index) => {
+    if (open[index] && one.querySelector("details")) one.querySelector("details").open = true;
+  });
+}

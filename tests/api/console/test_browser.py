@@ -1,0 +1,277 @@
+"""The console in a real browser."""
+
+import json
+import re
+import shutil
+
+import httpx2
+import pytest
+
+ASK = "/v1/ensembles/toy"
+# Text against what is behind it, by the formula of WCAG 2; what is hidden or disabled is not looked at.
+CONTRAST = """() => {
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = numbers(getComputedStyle(one).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((one) => one.nodeType === 3 && one.data.trim());
+    if (!own || !element.checkVisibility() || element.disabled || element.tagName === "NOSCRIPT") continue;
+    const [one, other] = [light(numbers(getComputedStyle(element).color)), light(behind(element))];
+    const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    if (contrast < 4.5) poor.push(`${element.tagName} ${element.textContent.slice(0, 40)} ${contrast}`);
+  }
+  return poor;
+}"""
+# What can be used; by what it is known, as some of it is drawn anew every second.
+USED = "a, button, select, input, textarea, summary, .scroll, pre"
+SHOWN = "(one) => one.checkVisibility() && !one.disabled"
+NAME = "(one) => [one.tagName, one.id, one.ariaLabel ?? one.textContent.slice(0, 40)].join()"
+# What a screen reader needs: names of what is used, heads of what is a table, words for what is drawn.
+NAMELESS = """() => {
+  const wrong = [];
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const visible = (selector) => all(selector).filter((one) => one.checkVisibility());
+  for (const one of visible("input, select, textarea")) if (!one.labels.length) wrong.push(one.outerHTML);
+  for (const one of visible("button, a, summary")) if (!one.textContent.trim()) wrong.push(one.outerHTML);
+  for (const one of visible("table")) if (!one.caption?.textContent) wrong.push(one.outerHTML);
+  for (const one of visible("th")) if (!one.scope) wrong.push(one.outerHTML);
+  for (const one of visible("canvas")) if (!one.closest("[role=img][aria-label]")) wrong.push(one.outerHTML);
+  for (const one of visible(".scroll")) if (one.tabIndex !== 0 || !one.ariaLabel) wrong.push(one.outerHTML);
+  for (const one of visible("[aria-labelledby]"))
+    if (!document.getElementById(one.getAttribute("aria-labelledby"))) wrong.push(one.outerHTML);
+  const ids = all("[id]").map((one) => one.id);
+  return [...wrong, ...ids.filter((id, place) => ids.indexOf(id) !== place)];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs Debian's package chromium")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only where there is a browser
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, console):
+    """Opens the page, by default with a key; at the end nothing may have gone wrong, or elsewhere."""
+    contexts, wrong = [], []
+
+    def open_page(*, key=console.key, status=None, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        if key:
+            page.add_init_script(f"sessionStorage.setItem('soft-targets-key', {json.dumps(key)})")
+
+        def note(message):
+            refused = status is not None and f"status of {status} " in message.text
+            if message.type in {"error", "warning"} and not refused:
+                wrong.append(message.text)
+
+        page.on("console", note)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda one: None if one.url.startswith(console.url) else wrong.append(one.url))
+        page.goto(f"{console.url}/")
+        if key:
+            page.wait_for_selector("#axioms table")
+            page.wait_for_selector("#submit:enabled")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def asked(console, path, body=None, **query):
+    url = f"{console.url}{path}"
+    if body is None:
+        reply = httpx2.get(url, headers=console.headers, params=query)
+    else:
+        reply = httpx2.post(url, json=body, headers=console.headers, params=query)
+    return reply.raise_for_status().json()
+
+
+def cells(page, name):
+    """A table's cells as texts, the first row being the heads."""
+    rows = page.get_by_role("table", name=name).get_by_role("row")
+    return [row.locator("th, td").all_inner_texts() for row in rows.all()]
+
+
+def figures(console, temperature, recipe="default"):
+    """What the answer's table has to say, by the API."""
+    rows = asked(console, f"{ASK}/samples")["inputs"]["pixels"][:1]
+    query = {"recipe": recipe, "temperature": temperature}
+    (row,) = asked(console, f"{ASK}/opinions", {"inputs": {"pixels": rows}}, **query)["rows"]
+    return [
+        [*(one[name] for one in row["softened"].values()), row["target"].get(name)]
+        for name in ("ant", "bee", "cat", "dog")
+    ]
+
+
+def answered(page):
+    """The same of the page."""
+    said = cells(page, "Each teacher and the soft target")[1:]
+    numbers = [[cell.split("\n")[0] for cell in row[1:]] for row in said]
+    return [
+        [None if cell == "\u2013" else float(cell.replace("< .001", "0")) for cell in row] for row in numbers
+    ]
+
+
+def same(shown, known):
+    return all(
+        one == other or abs(one - other) < 1e-3
+        for row, expected in zip(shown, known, strict=True)
+        for one, other in zip(row, expected, strict=True)
+    )
+
+
+def test_live_figures_move_after_rows_are_asked(opened, console):
+    page = opened()
+    page.locator("#state.right").filter(has_text="Live").wait_for()
+    for _ in range(2):
+        rows = [[float(i)] * 6 for i in range(9)]
+        asked(console, f"{ASK}/soft-targets", {"inputs": {"pixels": rows}})
+    share = page.get_by_role("figure", name="From the cache").locator("strong")
+    share.filter(has_text=re.compile("[0-9] %$")).wait_for()
+    latency = page.get_by_role("figure", name="Latency").locator("strong")
+    latency.filter(has_text=re.compile("[0-9]")).wait_for()
+    page.get_by_text("Live figures as a table").click()
+    page.get_by_role("table", name="Live figures, every five seconds").wait_for()
+    table = cells(page, "Live figures, every five seconds")
+    assert table[0][:2] == ["Time", "Rows a second"]
+    assert len(table) > 1
+    page.wait_for_selector("#histograms [role=img]")
+    histogram = page.get_by_role("img", name="Divergence between the teachers: histogram")
+    assert "rows, most of them" in histogram.get_attribute("aria-label")
+
+
+def test_the_certificate_and_its_witnesses_are_those_of_the_api(opened, console):
+    page = opened()
+    known = asked(console, f"{ASK}/recipes/default/certificate")
+    table = {row[0]: row[1:] for row in cells(page, "Axioms")[1:]}
+    for axiom, one in known["axioms"].items():
+        level, required, why, cases, _, witness = table[axiom.replace("_", " ")]
+        assert (int(level), int(required)) == (one["level"], one["required"])
+        assert why == ("proved" if one["proved"] else "searched")
+        assert int(cases.replace(",", "")) == one["trials"]
+        assert (witness == "none") == (one["witness"] is None)
+    witness = known["axioms"]["convexity_preservation"]["witness"]
+    drawn = cells(page, "Witness against convexity preservation")
+    for k, rows in enumerate(witness["case"]["probabilities"]):
+        assert [float(row[1 + k]) for row in drawn[1:]] == pytest.approx(rows[0], abs=1e-3)
+    assert [float(row[-1]) for row in drawn[1:]] == pytest.approx(witness["told"]["pool"], abs=1e-3)
+    assert "unsafe mass" in {row[0] for row in cells(page, "Safety attenuation")}
+    page.get_by_label("Show").select_option("plain")
+    page.get_by_text("Served with accepted violations").wait_for()
+    page.get_by_role("heading", name="weight monotonicity, level 2 required, and broken").wait_for()
+    assert page.get_by_role("table", name="Teachers", exact=True).get_by_role("row").count() == 3
+
+
+def test_a_row_is_answered_as_the_api_answers_it(opened, console):
+    page = opened(status=400)
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("table", name="Each teacher and the soft target at T = 4").wait_for()
+    assert same(answered(page), figures(console, 4))
+    said = page.locator("#said").inner_text()
+    assert said.startswith("The soft target at T = 4 is ")
+    slider = page.get_by_label("Temperature, by a slider")
+    slider.press("Home")
+    page.get_by_role("table", name="Each teacher and the soft target at T = 0.1;").wait_for()
+    assert same(answered(page), figures(console, 0.1))
+    assert slider.get_attribute("aria-valuetext") == "T = 0.1"
+    page.locator("#ask-recipe").select_option("sparse")
+    page.get_by_role("table", name="Each teacher and the soft target at T = 2;").wait_for()
+    assert same(answered(page), figures(console, 2, "sparse"))
+    assert sum(row[-1] is None for row in answered(page)) == 2
+    page.get_by_label("The row as JSON").fill('{"pixels": [1, 2]}')
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text("rows have shape [2]").wait_for()
+    page.get_by_label("The row as JSON").fill("{")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text("The row is not JSON").wait_for()
+
+
+def test_a_key_is_asked_for_and_kept_in_this_tab_only(opened, console):
+    page = opened(key=None, status=401)
+    dialog = page.get_by_role("dialog", name="This server asks for a key")
+    dialog.wait_for()
+    field = page.get_by_label("Key with the scope targets:read")
+    assert field.get_attribute("type") == "password"
+    assert page.locator("#facts").inner_text() == ""  # the page itself holds nothing
+    field.fill("st_wrong")
+    field.press("Enter")
+    page.locator("#key-said").filter(has_text=re.compile(".")).wait_for()
+    dialog.wait_for()
+    field.fill(console.key)
+    field.press("Enter")
+    page.wait_for_selector("#axioms table")
+    dialog.wait_for(state="hidden")
+    kept = page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]")
+    assert kept == [1, 0, ""]
+    assert page.context.cookies() == []
+    assert console.key not in page.content()
+    page.reload()
+    page.wait_for_selector("#axioms table")
+    other = page.context.new_page()
+    other.goto(f"{console.url}/")
+    other.get_by_role("dialog").wait_for()
+
+
+def test_the_keyboard_alone_reaches_everything(opened):
+    page = opened()
+    wanted = set(page.evaluate(f"[...document.querySelectorAll('{USED}')].filter({SHOWN}).map({NAME})"))
+    assert len(wanted) > 20
+    reached = set()
+    for _ in range(2 * len(wanted)):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            f"[({NAME})(document.activeElement), getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        assert outline != "none" or name.startswith("BODY"), name
+        reached.add(name)
+    assert wanted <= reached
+    page.get_by_role("button", name="Ask").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#answer table")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_by_everyone(opened, scheme):
+    page = opened(color_scheme=scheme, reduced_motion="reduce")
+    page.get_by_role("button", name="Ask").click()
+    page.wait_for_selector("#answer table")
+    page.wait_for_selector("#tiles canvas")
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate(NAMELESS) == []
+    assert page.locator("h1").count() == page.get_by_role("main").count() == 1
+    assert page.locator("html").get_attribute("lang") == "en"
+    # Only what changes when somebody does something is read out.
+    assert page.locator("[aria-live], [role=status], [role=alert]").count() == 3
+    paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (sum(map(int, paper[4:-1].split(","))) < 200) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+def test_the_page_never_scrolls_sideways(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    page.get_by_role("button", name="Ask").click()
+    page.wait_for_selector("#answer table")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
