@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.soak
 def test_load_churn_disconnects_and_reloads_leave_a_server_as_it_is():
-    settings = {"SOAK_S": "24", "SOAK_PAUSE_S": "0.15"} | os.environ
+    settings = {"SOAK_S": "60", "SOAK_PAUSE_S": "0.15"} | os.environ
     said = subprocess.run(
         [sys.executable, ROOT / "bench" / "soak.py"],
         env=settings, capture_output=True, text=True, check=False, timeout=60 + float(settings["SOAK_S"]),
