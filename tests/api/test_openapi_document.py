@@ -68,7 +68,8 @@ def can_be_wrong(operation):
 
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_replies_are_as_documented(document, mode):
-    operations = [operation.ok() for operation in document.get_all_operations()]
+    # A stream of events ends with the server, and has nothing to be asked wrongly.
+    operations = [operation.ok() for operation in document.exclude(path="/v1/events").get_all_operations()]
     assert len(operations) > 8
     statuses = set()
     for operation in operations:
