@@ -11,13 +11,13 @@ import numpy as np
 
 from service.config import RemoteModel
 from service.config import Teacher as TeacherConfig
+from service.datatypes import DTYPE_OF
 from service.errors import TeacherError, TeacherFailure, TeacherOverrun, TeacherSilent, TeacherUnreachable
 from service.keys import fingerprint
 from service.model import Array
 from service.teachers.base import Device, GraphInput, check_shape
 from service.teachers.remote_server import RemoteServer, Reply, Terms
 from service.teachers.remote_tensors import (
-    DATATYPES,
     FLOATS,
     HEADER_LENGTH,
     Answer,
@@ -212,8 +212,8 @@ class RemoteTeacher:
 
     def _input(self, tensor: Tensor) -> GraphInput:
         where = f"{self._where}: its input {tensor}"
-        if tensor.datatype not in DATATYPES:
-            raise TeacherError(f"{where} cannot be fed; known: {', '.join(DATATYPES)}")
+        if tensor.datatype not in DTYPE_OF:
+            raise TeacherError(f"{where} cannot be fed; known: {', '.join(DTYPE_OF)}")
         if tensor.datatype == "FP16" and not self._binary:
             raise TeacherError(
                 f"{where} cannot be fed: the server does not say that it takes tensors as bytes, and JSON "
@@ -225,7 +225,7 @@ class RemoteTeacher:
         if tensor.datatype == "BYTES" and shape in {(1,), (None,)}:
             self._text_columns.add(tensor.name)  # [batch, 1] is one text a row too
             shape = ()
-        return GraphInput(DATATYPES[tensor.datatype], shape)
+        return GraphInput(DTYPE_OF[tensor.datatype], shape)
 
     def _output(self, tensors: Sequence[Tensor]) -> Tensor:
         offered = ", ".join(map(str, tensors))

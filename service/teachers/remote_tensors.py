@@ -8,26 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.datatypes import BYTES, DTYPE_OF
 from service.model import Array
 
 # What a server lists in its metadata that sends and takes tensors as bytes.
 BINARY = "binary_tensor_data"
 HEADER_LENGTH = "Inference-Header-Content-Length"
-DATATYPES = {
-    "BOOL": "|b1",
-    "UINT8": "|u1",
-    "INT8": "|i1",
-    "UINT16": "<u2",
-    "INT16": "<i2",
-    "UINT32": "<u4",
-    "INT32": "<i4",
-    "UINT64": "<u8",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "FP32": "<f4",
-    "FP64": "<f8",
-    "BYTES": "utf8",
-}
 FLOATS = ("FP16", "FP32", "FP64")
 LONGEST_LENGTH = 19  # digits of a number of bytes
 
@@ -127,8 +113,8 @@ def encode(
 
 
 def _bytes(datatype: str, values: Array) -> bytes:
-    if datatype != "BYTES":
-        return values.astype(DATATYPES[datatype], order="C", copy=False).tobytes()
+    if datatype != BYTES:
+        return values.astype(DTYPE_OF[datatype], order="C", copy=False).tobytes()
     texts = [text.encode() for text in values.reshape(-1)]
     return b"".join(piece for text in texts for piece in (struct.pack("<I", len(text)), text))
 
@@ -252,7 +238,7 @@ def _binary_size(entry: Mapping[str, Any]) -> int | None:
 
 
 def _from_bytes(data: memoryview, tensor: Tensor) -> Array:
-    dtype = np.dtype(DATATYPES[tensor.datatype])
+    dtype = np.dtype(DTYPE_OF[tensor.datatype])
     if len(data) != math.prod(tensor.shape) * dtype.itemsize:
         raise Malformed(f"its output {tensor} takes {len(data)} bytes")
     return np.frombuffer(data, dtype).reshape(tensor.shape)
@@ -268,7 +254,7 @@ def _from_json(data: Any, tensor: Tensor) -> Array:
     if values.size != math.prod(tensor.shape):
         raise Malformed(f"the data of its output {tensor} are {values.size} numbers")
     with np.errstate(over="ignore"):
-        return values.astype(DATATYPES[tensor.datatype]).reshape(tensor.shape)
+        return values.astype(DTYPE_OF[tensor.datatype]).reshape(tensor.shape)
 
 
 def _text(value: Any) -> str | None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from security_server import configuration
 
 from service.api.app import create_app
 from service.auth import Scope, new_key, open_access
@@ -13,16 +14,6 @@ from service.engine.engine import Engine
 from soft_targets import Client, wire
 
 V1, V2, GUARANTEES = "/v1/ensembles/toy/soft-targets", "/v2/models/toy/infer", "/v1/ensembles/toy/guarantees"
-TOY = """\
-server: {port: 0}
-limits: {LIMITS}
-ensembles:
-  toy:
-    classes: [ant, bee, cat, dog]
-    teachers:
-      - {name: one, model: "fake://?classes=4&features=6", output: {kind: logits}}
-    recipes: {default: {operator: linear}}
-"""
 
 
 def v1_body(rows):
@@ -44,7 +35,7 @@ def configured(tmp_path):
 
     def write(limits, auth="auth: {keys_file: keys.jsonl}\n"):
         path = tmp_path / "toy.yaml"
-        path.write_text(auth + TOY.replace("LIMITS", limits))
+        path.write_text(configuration(limits, auth=auth))
         return path, keys
 
     return write

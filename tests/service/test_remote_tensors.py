@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.datatypes import DTYPE_OF
 from service.teachers.remote_tensors import (
-    DATATYPES,
     HEADER_LENGTH,
     Malformed,
     describe,
@@ -40,21 +40,16 @@ def sent(inputs, *, binary, parameters=None):
 
 @pytest.mark.parametrize(
     ("datatype", "binary"),
-    [
-        (datatype, binary)
-        for datatype in DATATYPES
-        for binary in (True, False)
-        if binary or datatype != "FP16"
-    ],
+    [(datatype, binary) for datatype in DTYPE_OF for binary in (True, False) if binary or datatype != "FP16"],
 )
 def test_every_datatype_arrives_as_it_was(datatype, binary):
     random = np.random.default_rng(0)
     if datatype == "BYTES":
         values = np.array([["a"], ["", "no"][1:], ["zwölf 🎓"]], dtype=object)
     elif datatype.startswith("FP"):
-        values = random.normal(size=(3, 2)).astype(DATATYPES[datatype])
+        values = random.normal(size=(3, 2)).astype(DTYPE_OF[datatype])
     else:
-        values = random.integers(0, 2, size=(3, 2)).astype(DATATYPES[datatype])
+        values = random.integers(0, 2, size=(3, 2)).astype(DTYPE_OF[datatype])
         if datatype != "BOOL":
             values[0] = np.iinfo(values.dtype).max, np.iinfo(values.dtype).min
     _, _, found = sent({"x": (datatype, values)}, binary=binary)
@@ -106,7 +101,7 @@ VALUES = np.array([[0.25, 0.75], [1, 0]])
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 def test_an_answer_is_read_as_bytes_or_json(datatype):
-    values = VALUES.astype(DATATYPES[datatype])
+    values = VALUES.astype(DTYPE_OF[datatype])
     one = read_answer(
         *reply([output(datatype=datatype, **binary(values.nbytes))], values.tobytes()), output="p"
     )

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import service
-from service.api.v2.datatypes import datatype_of
 from service.api.v2.models import Model
 from service.api.v2.outputs import outputs_of
 from service.config import Limits
+from service.datatypes import datatype_of
 from service.engine.ensemble import Ensemble
 
 PLATFORM = "soft_targets"

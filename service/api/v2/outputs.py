@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic_core import to_json
 
-from service.api.v2.datatypes import BYTES, datatype_of
 from service.api.v2.messages import unknown
 from service.api.v2.requests import Asked, RequestedOutput
+from service.datatypes import BYTES, datatype_of
 from service.errors import BadInput
 from service.model import Array
 from soft_targets.wire import Layout

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.api.v2.datatypes import BFLOAT16, BINARY_ONLY, BYTES, DATATYPES, FIXED
 from service.api.v2.messages import short, unknown, unknown_keys
 from service.api.v2.parameters import parameters_of, whole
+from service.datatypes import BFLOAT16, BINARY_ONLY, BYTES, DATATYPES, FIXED
 from service.errors import BadInput, TooLarge
 from service.model import Array
 from soft_targets.wire import InputError, TensorSpec, cast

@@ -4,25 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from conformance import FAILING
 from inference import outputs_of, request_of
 
 import service
 from service.config import load
 from service.engine.ensemble import Overrides
 
-FAILING = """\
-ensembles:
-  bad:
-    classes: [a, b, c]
-    teachers:
-      - {name: only, model: "fake://?classes=3&features=2&nan_above=10", output: {kind: logits}}
-    recipes: {default: {operator: linear}}
-  good:
-    classes: [a, b, c]
-    teachers:
-      - {name: only, model: "fake://?classes=3&features=2", output: {kind: logits}}
-    recipes: {default: {operator: linear}}
-"""
 FILLED = {"FP32": (1, np.float32), "INT64": (1, np.int64), "BYTES": ("t", object)}
 
 

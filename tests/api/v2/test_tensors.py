@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from inference import DATATYPES, described, texts
 
-from service.api.v2.datatypes import FIXED, datatype_of
 from service.api.v2.tensors import tensor_of, values_of
+from service.datatypes import FIXED, datatype_of
 from service.errors import BadInput, TooLarge, Unsupported
 from soft_targets.wire import DTYPES, TensorSpec
 
