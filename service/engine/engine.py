@@ -1,35 +1,32 @@
-"""Answering requests: each row from the cache, or from the teachers, once."""
+"""Ensembles, their cache, and how both begin, change and end."""
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 
 from service.admission import Certifier
-from service.batching.batcher import Batcher, Ticket
+from service.batching.batcher import Batcher
 from service.batching.intake import Intake
 from service.batching.quotas import quotas_of
 from service.cache import Store, open_store
 from service.config import RecipeSection, Settings
+from service.engine.answering import Answering
 from service.engine.batches import FAILED, Answer, Question, batch, examine
 from service.engine.ending import Ending
 from service.engine.ensemble import Effective, Ensemble
-from service.engine.groups import absent_rows, failed, keys_of, non_finite, of_settled, parted, size_bytes
+from service.engine.groups import non_finite
 from service.engine.hosting import Hosted
 from service.engine.measuring import Measures
 from service.engine.readings import Readings
 from service.errors import BadInput, ConfigError, RecipeExists, UnknownEnsemble
 from service.keys import cache_key, canonical_json, digest_of
-from service.model import Array, Group, RowFailure, nearest
+from service.model import Array, Group, nearest
 from service.plans.operators import BUILTIN_NAMES
 from service.telemetry import Metrics, Spans, logger
-from soft_targets.wire import row_digests
 
-# Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
-LONG_HASH_BYTES = 1 << 21
 # What writing the last of a reply may take.
 LAST_S = 1.0
 
@@ -62,7 +59,6 @@ class Engine:
         limits = settings.limits
         size, quotas = int(limits.max_bytes_in_flight), quotas_of(limits, settings.server.workers)
         self.intake = Intake(max_rows=limits.max_rows_in_flight, max_bytes=size, quotas=quotas)
-        self._timeout_s = limits.request_timeout_s
         self._drain_s = limits.drain_s
         self._ending = Ending()
         self._certifier = certifier
@@ -74,6 +70,16 @@ class Engine:
         self._batchers: dict[Ensemble, Batcher[Question, Answer]] = {}  # also of those that retire
         self._hosted = {name: self._host(one) for name, one in ensembles.items()}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._answering = Answering(
+            cache,
+            self._batchers,
+            self._measures,
+            self._ending,
+            timeout_s=limits.request_timeout_s,
+            drain_s=limits.drain_s,
+            metrics=self.metrics,
+            spans=spans,
+        )
         self._readings = Readings(self.metrics, cache, self.intake, self._batchers)
 
     @property
@@ -297,124 +303,17 @@ class Engine:
             raise BadInput(f"row {row}: {failure.message}")
         return await asyncio.to_thread(examine, ensemble, effective, inputs, labels)
 
-    async def answer(
+    def answer(
         self, ensemble: Ensemble, effective: Effective, inputs: Mapping[str, Array]
     ) -> AsyncGenerator[Group, None]:
-        """Soft targets for rows, group by group as they are finished.
+        """Soft targets for rows: see ``Answering.answer``."""
+        return self._answering.answer(ensemble, effective, inputs)
 
-        Every row stands in exactly one group. A row that cannot be answered carries its failure; it never
-        takes another row with it.
-
-        Args:
-            ensemble: whose teachers answer.
-            effective: the recipe as asked for.
-            inputs: ensemble input to array ``[B, ...]``, cast.
-        """
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
-        told = self._measures[ensemble].answered
-        size = sum(size_bytes(values) for values in inputs.values())
-        if size > LONG_HASH_BYTES:
-            digests = await asyncio.to_thread(row_digests, inputs, ensemble.inputs)
-        else:
-            digests = row_digests(inputs, ensemble.inputs)
-        keys = keys_of(effective, digests)
-        hits, wanted = parted(keys, await self._kept(ensemble, keys))
-        if hits:
-            yield told(hits)
-        if not wanted:
-            return
-        # Among rows that are kept there is none.
-        waiting = sorted(row for rows in wanted.values() for row in rows)
-        if failures := non_finite(ensemble, inputs, waiting):
-            yield told(failed(failures))
-            wanted = {key: rows for key, rows in wanted.items() if rows[0] not in failures}
-        if not wanted:
-            return
-        fused = await self._by_opinions(ensemble, effective, wanted)
-        until = time.monotonic() + self._timeout_s
-        question = Question(effective, inputs, until=until, span=self.spans.here())
-        asked = self._ask(ensemble, wanted, question)
-        async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
-            async for group in groups:
-                yield told(group)
-
-    async def recall(
+    def recall(
         self, ensemble: Ensemble, effective: Effective, digests: Sequence[bytes]
     ) -> AsyncGenerator[Group, None]:
-        """Soft targets for rows known by their digests: cached, or being computed; the others are absent.
-
-        Args:
-            ensemble: whose teachers answered.
-            effective: the recipe as asked for.
-            digests: of the rows, as ``soft_targets.wire.row_digests`` makes them.
-        """
-        deadline = asyncio.get_running_loop().time() + self._timeout_s
-        told = self._measures[ensemble].answered
-        keys = keys_of(effective, digests)
-        hits, wanted = parted(keys, await self._kept(ensemble, keys))
-        if hits:
-            yield told(hits)
-        if not wanted:
-            return
-        fused = await self._by_opinions(ensemble, effective, wanted)
-        batcher = self._batchers[ensemble]
-        joined = batcher.ask({key: wanted.pop(key) for key in tuple(wanted) if batcher.flies(key)})
-        absent = absent_rows([row for rows in wanted.values() for row in rows])
-        async with aclosing(self._settled([fused, joined], deadline, first=absent)) as groups:
-            async for group in groups:
-                yield told(group)
-
-    async def _kept(self, ensemble: Ensemble, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        """What is kept of rows; of an ensemble whose targets are not there is nothing to look for."""
-        if ensemble.config.not_cached is not None:
-            return [None] * len(keys)
-        began = time.perf_counter()
-        with self.spans.child("cache.lookup", rows=len(keys)):
-            found = await self.cache.get_many(keys)
-        self.metrics.cache_lookup_duration.observe(time.perf_counter() - began)
-        return found
-
-    def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
-        pair = question.effective.pair
-        group = (pair.key, pair.top_k, question.inputs is None)
-        return self._batchers[ensemble].ask(wanted, group=group, payload=question)
-
-    async def _by_opinions(
-        self, ensemble: Ensemble, effective: Effective, wanted: dict[bytes, list[int]]
-    ) -> Ticket[Answer]:
-        """Rows whose opinions are kept, to be fused without a teacher; they are wanted no longer."""
-        if ensemble.keep is None or ensemble.config.not_cached is not None or not wanted:
-            return self._batchers[ensemble].ask({})
-        fingerprint, keys = ensemble.opinions_fingerprint, list(wanted)
-        found = await self.cache.get_many([cache_key(fingerprint, digest_of(key)) for key in keys])
-        opinions = {
-            wanted[key][0]: value for key, value in zip(keys, found, strict=True) if value is not None
-        }
-        fused = {key: wanted.pop(key) for key in keys if wanted[key][0] in opinions}
-        return self._ask(ensemble, fused, Question(effective, None, opinions, span=self.spans.here()))
-
-    async def _settled(
-        self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None
-    ) -> AsyncGenerator[Group, None]:
-        """The groups of rows in which tickets are settled; the last one says what is late."""
-        try:
-            if first is not None and first.rows:
-                yield first
-            for ticket in tickets:
-                while settled := await self._ending.wait(deadline, ticket.settled()):
-                    self.spans.link([one.answer.span for one in settled if one.joined])
-                    yield of_settled(settled)
-        except TimeoutError:
-            stopped = self._ending.at < deadline
-            limit = f"drain_s ({self._drain_s:g}" if stopped else f"request_timeout_s ({self._timeout_s:g}"
-            why = "the server is stopping, and " if stopped else ""
-            late = RowFailure("deadline_exceeded", f"{why}not answered within {limit} s); ask again")
-            yield failed(
-                {row: late for ticket in tickets for rows in ticket.waiting.values() for row in rows}
-            )
-        finally:
-            for ticket in tickets:
-                ticket.leave()
+        """Soft targets for rows known by their digests: see ``Answering.recall``."""
+        return self._answering.recall(ensemble, effective, digests)
 
 
 def _load(name: str, settings: Settings, certifier: Certifier) -> Ensemble:

@@ -360,7 +360,7 @@ async def test_a_row_that_is_late_for_its_request_is_kept_for_the_next(opened, s
     assert {failure.code for _, _, failure, _ in found} == {"deadline_exceeded"}
     assert heard.is_set()
     after.set()
-    engine._timeout_s = 60
+    engine._answering._timeout_s = 60
     found = await ask(engine, rows)  # joined, or kept
     assert {source for source, *_ in found} <= {"coalesced", "hit"}
     close_to(found, reference(rows))
