@@ -38,8 +38,8 @@ def running_server(cache: str = "memory://?max_bytes=512MiB") -> Iterator[tuple[
         server = f"server: {{port: 0, workers: 1, state_dir: {folder}}}\nauth: {{open: true}}\n"
         own = f"{server}cache: {{url: '{cache}'}}\n"
         config.write_text(own + (ENSEMBLES / "ensembles.yaml").read_text())
-        for model in ENSEMBLES.glob("*.onnx"):
-            shutil.copy(model, folder)
+        for file in (*ENSEMBLES.glob("*.onnx"), *ENSEMBLES.glob("*.npz")):
+            shutil.copy(file, folder)
         command = [sys.executable, "-m", "service", "serve", str(config)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None

@@ -1,5 +1,7 @@
 """Train the three small teachers beside this file, each on another third of the handwritten digits.
 
+Some of the digits that none has seen become the example rows.
+
 python deploy/ensembles/train.py        # needs soft-targets[demo]; seconds
 
 They are in the repository, so that a fresh machine has something to serve; `make demo` trains better ones.
@@ -7,6 +9,7 @@ They are in the repository, so that a fresh machine has something to serve; `mak
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
@@ -22,6 +25,7 @@ TEACHERS = {
     "bayes": GaussianNB(var_smoothing=0.05),
 }
 HELD_OUT = 297
+SAMPLES = 16
 
 
 def main() -> None:
@@ -40,6 +44,7 @@ def main() -> None:
         )
         onnx.save(graph, HERE / f"{name}.onnx")
         print(f"{name}: {teacher.score(pixels[seen:], labels[seen:]):.3f} of {HELD_OUT} held out")
+    np.savez_compressed(HERE / "samples.npz", pixels=pixels[seen : seen + SAMPLES])
 
 
 if __name__ == "__main__":

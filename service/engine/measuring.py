@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,13 +10,12 @@ import numpy as np
 
 from service.engine.ensemble import Ensemble
 from service.model import Array, Group
-from service.plans.base import Outcome, Pair, Took
+from service.plans.base import Outcome, Pair, Took, survivors
 from service.telemetry import Metrics
 
-# So many rows of a batch are looked into, and not so many of many classes: a share or a distribution is known
-# from a few of many batches, and passes over all classes of all rows would be felt.
-LOOKED_INTO, LOOKED_INTO_NUMBERS = 16, 1 << 16
-LEAST = np.float32(-1e4)
+SMALLEST = np.finfo(np.float32).smallest_normal
+# Of the time, at most so much goes into looking at samples, however many batches there are.
+LOOKING = 0.05
 ALL_TEACHERS = "*"
 
 
@@ -31,7 +31,7 @@ class Measures:
         self._metrics = metrics
         self._name = name = ensemble.name
         self._classes = len(ensemble.classes)
-        self._looked_into = max(1, min(LOOKED_INTO, LOOKED_INTO_NUMBERS // self._classes))
+        self._unsafe = list(ensemble.config.unsafe_indices)
         self._teachers = [teacher.name for teacher in ensemble.config.teachers]
         self._rows = {
             source: metrics.rows.labels(name, source)
@@ -44,6 +44,7 @@ class Measures:
         self._inferences = metrics.inferences.labels(name)
         self._degraded = metrics.quorum_degraded_rows.labels(name)
         self._failed = metrics.failed_batches.labels(name)
+        self._look_again = 0.0
         self._lock = threading.Lock()
         self._computed_rows = 0
         self._computed_s = 0.0
@@ -95,7 +96,11 @@ class Measures:
             for place in np.flatnonzero(lost.any(axis=1)):
                 count = int(lost[place].sum())
                 self._metrics.teacher_invalid_rows.labels(self._name, self._teachers[place]).inc(count)
-        self._look_into(outcome, weights, pair)
+        began = time.perf_counter()
+        if began >= self._look_again:
+            self._look_into(outcome, weights)
+            ended = time.perf_counter()
+            self._look_again = ended + (ended - began) * (1 / LOOKING - 1)
 
     def degraded(self, rows: int) -> None:
         """Rows got a target without all of their teachers."""
@@ -115,34 +120,31 @@ class Measures:
                 self._computed_rows += rows
                 self._computed_s += asked_s
 
-    def _look_into(self, outcome: Outcome, weights: Array, pair: Pair) -> None:
-        """Entropy, divergence, and who agrees with the pool."""
-        some = np.flatnonzero(outcome.finite[: self._looked_into])
-        if not len(some):
-            return
-        entropy = outcome.entropy
-        if entropy is not None:
-            entropy = entropy[some]
-        elif pair.top_k is None:
-            log_probs = outcome.log_probs[some]
-            # A class of no probability adds nothing, and 0 times -inf is no number.
-            entropy = -(np.exp(log_probs) * np.maximum(log_probs, LEAST)).sum(axis=1)
-        if entropy is not None and self._classes > 1:
+    def _look_into(self, outcome: Outcome, weights: Array) -> None:
+        """Entropy, divergence, what is unsafe, and who agrees with the pool, on the batch's sample."""
+        *said, target = outcome.sample
+        some = np.flatnonzero(outcome.finite[: len(target)])
+        target, shares = target[some], survivors(weights, outcome.valid)[:, some]
+        heard = shares > 0
+        # What was not heard may be no number.
+        beliefs = np.where(heard[:, :, None], np.stack(said)[:, some], 0)
+        entropy = _entropy(target)
+        if self._classes > 1:
             self._metrics.target_entropy.observe(entropy / math.log(self._classes), self._name)
-        if outcome.divergence is not None:
-            self._metrics.divergence.observe(outcome.divergence[some], self._name)
-        if outcome.opinions is not None:
-            self._compare(outcome, weights, some)
-
-    def _compare(self, outcome: Outcome, weights: Array, some: Array) -> None:
-        assert outcome.opinions is not None
-        pooled = (
-            outcome.log_probs[some].argmax(axis=1) if outcome.indices is None else outcome.indices[some, 0]
-        )
-        agrees = outcome.opinions[:, some].argmax(axis=2) == pooled
-        compared = outcome.valid[:, some] & (weights[:, some] > 0)
-        for teacher, count, agreed in zip(
-            self._teachers, compared.sum(axis=1), (agrees & compared).sum(axis=1), strict=True
-        ):
+        mixture = np.einsum("kb,kbc->bc", shares, beliefs)
+        divergence = _entropy(mixture) - (shares * _entropy(beliefs)).sum(axis=0)
+        self._metrics.divergence.observe(np.maximum(divergence, 0), self._name)
+        if self._unsafe:
+            for of, probabilities in (("target", target), ("teachers", mixture)):
+                unsafe = probabilities[:, self._unsafe].sum(axis=1)
+                self._metrics.unsafe_probability.observe(unsafe, self._name, of)
+        agrees = heard & (beliefs.argmax(axis=2) == target.argmax(axis=1))
+        for teacher, count, agreed in zip(self._teachers, heard.sum(axis=1), agrees.sum(axis=1), strict=True):
             self._metrics.teacher_compared_rows.labels(self._name, teacher).inc(int(count))
             self._metrics.teacher_agreeing_rows.labels(self._name, teacher).inc(int(agreed))
+
+
+def _entropy(probabilities: Array) -> Array:
+    """Of distributions on the last axis, in nats; 0 log 0 is 0."""
+    found: Array = -(probabilities * np.log(np.maximum(probabilities, SMALLEST))).sum(axis=-1)
+    return found

@@ -9,6 +9,9 @@ import numpy as np
 from operators import Operator
 from service.model import Array
 
+# A few rows of many batches tell enough; of many classes or teachers, fewer.
+SAMPLED_ROWS, SAMPLED_NUMBERS = 16, 1 << 15
+
 
 class Pair(NamedTuple):
     """What a plan is made for: an operator with its parameters, dense or sparse, with diagnostics or not.
@@ -89,8 +92,10 @@ class Outcome(NamedTuple):
         finite: ``[B]``, whether the fused row is a distribution; teachers that share no class may have none.
         failures: by the teacher's place, why it said nothing of the whole batch.
         again: ``[B]``, whether the row was answered by another plan than the pair's own.
-        opinions: float32 ``[K, B, C]``, what was fused, as it is kept where opinions are; None where they
-            never left a graph, or nobody was asked. Those of a teacher of weight 0 may be missing: 0.
+        sample: float32 ``[K + 1, n, C]``, probabilities of the first n rows (``sampled_rows``): what each
+            teacher put into the fusion, and behind them the dense target. What a teacher says that was not
+            heard, or has no weight, means nothing.
+        opinions: float32 ``[K, B, C]``, as they are kept where opinions are, else None.
         entropy: float32 ``[B]``, of the target before it is made sparse, where diagnostics are asked for.
         divergence: float32 ``[B]``, of what enters the fusion, likewise.
         took: how long its parts took.
@@ -103,6 +108,7 @@ class Outcome(NamedTuple):
     finite: Array
     failures: Mapping[int, str]
     again: Array
+    sample: Array
     opinions: Array | None = None
     entropy: Array | None = None
     divergence: Array | None = None
@@ -118,6 +124,9 @@ class Outcome(NamedTuple):
             if whole is not None:
                 changed[name] = whole.copy()
                 changed[name][rows] = asked_again
+        sampled = rows[rows < self.sample.shape[1]]
+        changed["sample"] = self.sample.copy()
+        changed["sample"][:, sampled] = part.sample[:, : len(sampled)]
         took = self.took + part.took
         return self._replace(**changed, valid=valid, failures=part.failures, again=again, took=took)
 
@@ -180,6 +189,11 @@ class Chosen(NamedTuple):
     plan: Plan
     pair: Pair
     spread: float | None
+
+
+def sampled_rows(teachers: int, classes: int) -> int:
+    """How many rows of a batch its sample holds: of many batches a few tell enough."""
+    return max(1, min(SAMPLED_ROWS, SAMPLED_NUMBERS // (teachers * classes)))
 
 
 def survivors(weights: Array, valid: Array) -> Array:

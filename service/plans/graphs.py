@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from service.errors import GraphFailure
 from service.model import Array
-from service.plans.base import Opinions, Outcome, Pair, Watch, survivors
+from service.plans.base import Opinions, Outcome, Pair, Watch, sampled_rows, survivors
 from service.plans.recording import inputs_of
 from service.teachers.session import Deadlines, Session
 
@@ -95,7 +95,7 @@ class StagedPlan:
         self.fusion(pair)
         opinions, valid, _, took = self.opinions(inputs, weights, until=math.inf)
         outcome = self.fuse(opinions, valid, temperature, weights, pair)
-        return outcome._replace(opinions=opinions, took=took + outcome.took)
+        return outcome._replace(took=took + outcome.took)
 
     def opinions(
         self,
@@ -154,18 +154,26 @@ def _kept(pair: Pair) -> dict[str, Array]:
 def _outputs(pair: Pair) -> list[str]:
     """The outputs of a pair's graph, but for ``valid``."""
     sparse = () if pair.top_k is None else ("indices", "tail")
-    return ["log_probs", "finite", *sparse, *(("entropy", "divergence") if pair.diagnostics else ())]
+    return [
+        "log_probs",
+        "finite",
+        "sample",
+        *sparse,
+        *(("entropy", "divergence") if pair.diagnostics else ()),
+    ]
 
 
 def _shapes(
     weights: tuple[int, ...], top_k: int | None, classes: int
 ) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """The dtype and shape of every output that a graph can have."""
-    rows, single = weights[1], (np.dtype(np.float32), (weights[1],))
+    (count, rows), single = weights, (np.dtype(np.float32), (weights[1],))
+    sampled = min(rows, sampled_rows(count, classes))
     return {
         "log_probs": (np.dtype(np.float32), (rows, top_k or classes)),
         "finite": (np.dtype(bool), (rows,)),
         "valid": (np.dtype(bool), weights),
+        "sample": (np.dtype(np.float32), (count + 1, sampled, classes)),
         "indices": (np.dtype(np.int32), (rows, top_k or classes)),
         "tail": single,
         "entropy": single,
@@ -183,6 +191,7 @@ def _outcome(pair: Pair, found: Sequence[Array], valid: Array) -> Outcome:
         made["finite"],
         failures={},
         again=np.zeros(len(valid[0]), dtype=bool),
+        sample=made["sample"],
         entropy=made.get("entropy"),
         divergence=made.get("divergence"),
     )

@@ -1,10 +1,10 @@
 """ONNX's own versions of the operators' primitives, used while a graph is recorded under ndonnx.
 
-They obey the docstrings in `operators.simplex`. Two things are remembered beside a recorded array. Its
+They obey the docstrings in `operators.simplex`. Three things are remembered beside a recorded array. Its
 *parts*: an array that was stacked here need not be taken apart again. Its *probabilities*: where an array of
 logarithms is the logarithm of something that a graph gets more cheaply (a softmax, a mixture of softmaxes),
-that something is kept, and a consumer that ends in probabilities takes it instead of exp(log(...)). What
-nobody uses is not built.
+that something is kept, and a consumer that ends in probabilities takes it instead of exp(log(...)). Its
+*first rows*: how the probabilities of a few rows are made without it. What nobody uses is not built.
 """
 
 import math
@@ -26,6 +26,7 @@ State = tuple[Symbol, ...]
 
 _PARTS: "weakref.WeakKeyDictionary[Var, list[Symbol]]" = weakref.WeakKeyDictionary()
 _PROBABILITIES: "weakref.WeakKeyDictionary[Var, Symbol]" = weakref.WeakKeyDictionary()
+_FIRST: "weakref.WeakKeyDictionary[Var, Callable[[int], Symbol]]" = weakref.WeakKeyDictionary()
 
 
 def install() -> None:
@@ -63,17 +64,35 @@ def probabilities(logs: Symbol) -> Symbol | None:
 def log_softmax(x: Symbol) -> Symbol:
     """ONNX Runtime's kernel is NaN for a row without a distribution, as ours is."""
     logs = ndx.asarray(onnx_ops.log_softmax(x.unwrap_spox(), axis=-1))
-    _PROBABILITIES[logs.unwrap_spox()] = ndx.asarray(onnx_ops.softmax(x.unwrap_spox(), axis=-1))
+    _PROBABILITIES[logs.unwrap_spox()] = _softmax(x)
+    _FIRST[logs.unwrap_spox()] = lambda count: _softmax(x[:count, ...])
     return logs
+
+
+def first(logs: Symbol, count: int) -> Symbol:
+    """The probabilities of the first rows, or of all where they are fewer.
+
+    They are no second use of the array, nor of its probabilities: these may then be overwritten in place.
+    """
+    make = _FIRST.get(logs.unwrap_spox())
+    return ndx.exp(logs[:count, ...]) if make is None else make(count)
+
+
+def _softmax(x: Symbol) -> Symbol:
+    return ndx.asarray(onnx_ops.softmax(x.unwrap_spox(), axis=-1))
 
 
 def floor(logs: Symbol, epsilon: float) -> Symbol:
     """`operators.simplex.floor`: where the softmax is known, in probabilities, which a floor keeps normal."""
     known = probabilities(logs)
-    mass = ndx.exp(logs) if known is None else known
-    lifted = mass * (1 - epsilon) + epsilon / logs.shape[-1]
+
+    def lift(mass: Symbol) -> Symbol:
+        return mass * (1 - epsilon) + epsilon / logs.shape[-1]
+
+    lifted = lift(ndx.exp(logs) if known is None else known)
     floored = ndx.log(lifted)
     _PROBABILITIES[floored.unwrap_spox()] = lifted
+    _FIRST[floored.unwrap_spox()] = lambda count: lift(first(logs, count))
     return floored
 
 

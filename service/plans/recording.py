@@ -18,7 +18,7 @@ from spox import Var, _future
 from operators.simplex import weighted_logsumexp
 from service.errors import CannotRecord
 from service.plans import heads, primitives
-from service.plans.base import Pair
+from service.plans.base import Pair, sampled_rows
 from service.plans.member import Member
 from service.plans.stages import (
     LOG_SMALLEST,
@@ -84,8 +84,8 @@ def fused(sources: Sequence[Source], inputs: Mapping[str, TensorSpec], pair: Pai
     """Rows in, targets out.
 
     Inputs: ``input.{name}`` as the ensemble's, ``temperature[B]``, ``weights[K, B]``, and where sparse
-    ``k[1]``. Outputs: ``log_probs``, ``finite[B]``, ``valid[K, B]``, where sparse ``indices``, ``tail``, and
-    with diagnostics ``entropy[B]``, ``divergence[B]``.
+    ``k[1]``. Outputs: ``log_probs``, ``finite[B]``, ``valid[K, B]``, ``sample[K + 1, n, C]`` as in
+    ``Outcome``, where sparse ``indices``, ``tail``, and with diagnostics ``entropy[B]``, ``divergence[B]``.
 
     Raises:
         CannotRecord: the operator or a teacher does not record.
@@ -264,7 +264,9 @@ def _fusion(
     # softmaxes alone is NaN everywhere or nowhere.
     finite = ~ndx.isnan(ndx.sum(pooled, axis=1) if mass is None else mass[:, 0])
     pooled = _at_least(pooled, LOG_SMALLEST) if mass is None else ndx.log(_at_least(mass, 2.0**-126))
-    outputs = {"log_probs": pooled, "finite": finite}
+    some = sampled_rows(len(entered), entered[0].shape[1])
+    sample = ndx.stack([primitives.first(one, some) for one in (*entered, pooled)])
+    outputs = {"log_probs": pooled, "finite": finite, "sample": sample}
     if pair.diagnostics:
         mixture = weighted_logsumexp(stacked, weights)
         outputs["entropy"], outputs["divergence"] = diagnosed(entered, mixture, weights, pooled)
@@ -280,5 +282,7 @@ def _at_least(x: Symbol, smallest: float) -> Symbol:
 
 
 def _built(arguments: Mapping[str, Var], outputs: Mapping[str, Symbol]) -> bytes:
-    model = spox.build(dict(arguments), {name: one.unwrap_spox() for name, one in outputs.items()})
+    # What is built last is run first: a sample is taken before what it is of is overwritten.
+    ordered = sorted(outputs, key=lambda name: name == "sample")
+    model = spox.build(dict(arguments), {name: outputs[name].unwrap_spox() for name in ordered})
     return bytes(model.SerializeToString())

@@ -11,7 +11,7 @@ import numpy as np
 from operators.simplex import weighted_logsumexp
 from service.errors import TeacherFailure, TeacherOverrun
 from service.model import Array
-from service.plans.base import Opinions, Outcome, Pair, Took, Watch, survivors
+from service.plans.base import Opinions, Outcome, Pair, Took, Watch, sampled_rows, survivors
 from service.plans.member import Member
 from service.plans.stages import diagnosed, enter, recalibrated, sparsified
 from service.teachers.remote import RemoteTeacher
@@ -75,15 +75,21 @@ class SplitPlan:
         """
         opinions, valid, failures, took = self.opinions(inputs, weights, until=until)
         outcome = self.fuse(opinions, valid, temperature, weights, pair)
-        return outcome._replace(failures=failures, opinions=opinions, took=took + outcome.took)
+        return outcome._replace(failures=failures, took=took + outcome.took)
 
     def fuse(self, opinions: Array, valid: Array, temperature: Array, weights: Array, pair: Pair) -> Outcome:
         """Answer rows whose opinions are known."""
         watch = Watch()
         entered, left = enter(opinions, temperature, pair), survivors(weights, valid)
         target, finite = recalibrated(pair.operator.fuse(entered, left), pair)
+        some = sampled_rows(len(entered), self._classes)
         outcome = Outcome(
-            *sparsified(target, pair), valid, finite, failures={}, again=np.zeros(len(finite), dtype=bool)
+            *sparsified(target, pair),
+            valid,
+            finite,
+            failures={},
+            again=np.zeros(len(finite), dtype=bool),
+            sample=np.exp(np.concatenate([entered[:, :some], target[None, :some]])),
         )
         if pair.diagnostics:
             entropy, divergence = diagnosed(entered, weighted_logsumexp(entered, left), left, target)

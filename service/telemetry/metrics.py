@@ -15,6 +15,7 @@ QUICK_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 SLOW_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 21))
+SMALL_SHARES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 NATS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 
 
@@ -163,8 +164,7 @@ class Metrics:
         )
         self.teacher_compared_rows = self._counter(
             "teacher_compared_rows_total",
-            "Rows on which a teacher's class was compared with the pool's: a few of each batch, and only "
-            "where opinions are known beside the target",
+            "Rows on which a teacher's class was compared with the pool's: a few of each batch",
             ["ensemble", "teacher"],
         )
         self.teacher_agreeing_rows = self._counter(
@@ -174,15 +174,22 @@ class Metrics:
         )
         self.target_entropy = self._distribution(
             f"{PREFIX}_target_entropy_ratio",
-            "Entropy of computed targets, as a share of log C: a few of each batch, and sparse ones only "
-            "with diagnostics",
+            "Entropy of computed targets, before they are made sparse, as a share of log C: a few of each "
+            "batch",
             ["ensemble"],
             bounds=SHARES,
         )
         self.divergence = self._distribution(
             f"{PREFIX}_teacher_divergence_nats",
-            "Divergence between the teachers of computed targets, H(sum w p) - sum w H(p), of recipes with "
-            "diagnostics: a few of each batch",
+            "Divergence between the teachers of computed targets, H(sum w p) - sum w H(p): a few of each "
+            "batch",
             ["ensemble"],
             bounds=NATS,
+        )
+        self.unsafe_probability = self._distribution(
+            f"{PREFIX}_unsafe_probability",
+            "Probability of the unsafe_classes together, of='target' in computed targets, of='teachers' in "
+            "what was fused, by weight: a few rows of each batch",
+            ["ensemble", "of"],
+            bounds=SMALL_SHARES,
         )

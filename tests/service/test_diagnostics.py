@@ -13,7 +13,7 @@ from service.config import load
 from service.engine.engine import Engine
 from service.engine.ensemble import Overrides
 from service.plans import recording
-from service.plans.base import Pair
+from service.plans.base import Pair, sampled_rows
 from service.plans.trials import differs, disagreement
 from soft_targets.wire import row_digests
 
@@ -148,6 +148,30 @@ def test_every_plan_says_what_float64_says(toy, recipe, top_k):
         np.testing.assert_allclose(alone.divergence, found.divergence[row : row + 1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize("recipe", ["linear", "geometric", "holder"])
+def test_a_batch_s_sample_is_what_was_fused_and_the_dense_target(toy, recipe, top_k):
+    if recipe not in toy.ensemble.recipes:
+        recipe = "linear"
+    rows, temperature, weights = asked(40)
+    entropies, divergences = toy.expected(recipe, rows, temperature, weights)
+    for count, sampled in ((40, 16), (3, 3)):
+        found = toy.run(recipe, rows[:count], temperature[:count], weights[:, :count], top_k=top_k).sample
+        assert found.shape == (4, sampled, 3)
+        *said, target = found.astype(np.float64)
+        shares = weights[:, :sampled].astype(np.float64)
+        mixture = np.einsum("kb,kbc->bc", shares, said)
+        divergence = entropy(mixture) - (shares * entropy(np.stack(said))).sum(axis=0)
+        np.testing.assert_allclose(entropy(target), entropies[:sampled], rtol=1e-5, atol=2e-6)
+        np.testing.assert_allclose(divergence, divergences[:sampled], rtol=1e-5, atol=2e-6)
+
+
+def test_of_many_classes_fewer_rows_are_sampled():
+    assert sampled_rows(3, 10) == 16
+    assert sampled_rows(4, 1024) == 8
+    assert sampled_rows(3, 32_000) == 1
+
+
 def test_without_a_teacher_the_others_share_its_weight(toy):
     rows, temperature, weights = asked(12, seed=3)
     weights[:] = np.array([[0.2], [0.3], [0.5]], np.float32)
@@ -255,6 +279,7 @@ def test_buffers_that_are_kept_for_a_device_hold_them_too(tmp_path, monkeypatch)
     found = toy.run("linear", *question)
     assert not differs(found, known)
     close(found, toy.expected("linear", *question))
+    np.testing.assert_allclose(found.sample, known.sample, atol=1e-6)
     toy.ensemble.close()
 
 
@@ -266,7 +291,7 @@ def test_who_does_not_ask_does_not_pay():
         {one.name for one in onnx.load_from_string(recording.fusion(3, 5, pair)).graph.output}
         for pair in (plain, asking)
     ]
-    assert outputs[0] == {"log_probs", "finite", "indices", "tail"}
+    assert outputs[0] == {"log_probs", "finite", "indices", "tail", "sample"}
     assert outputs[1] - outputs[0] == {"entropy", "divergence"}
 
 

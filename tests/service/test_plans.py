@@ -221,6 +221,7 @@ def test_a_row_of_nan_takes_no_other_with_it(ensemble):
     assert outcome.finite.all()
     alone = ask(found, rows[2:3], weights={"two": 1})
     np.testing.assert_allclose(outcome.log_probs[2:3], alone.log_probs, atol=1e-5)
+    np.testing.assert_allclose(outcome.sample[-1], np.exp(outcome.log_probs), atol=1e-6)
 
 
 def test_survivors_share_the_weight_and_whole_rows_keep_their_bits():

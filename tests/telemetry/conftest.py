@@ -4,7 +4,9 @@ from observed import CONFIG, Observed
 
 
 @pytest.fixture
-def observe(tmp_path):
+def observe(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.engine.measuring.LOOKING", 1)  # every batch
+
     def one(text=CONFIG, spans=None):
         return Observed(tmp_path / "c.yaml", text, spans)
 

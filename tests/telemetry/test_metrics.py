@@ -72,12 +72,42 @@ async def test_entropy_and_divergence_of_some_rows_of_a_batch(observe, rows):
     entropy = toy.histogram("target_entropy_ratio", ensemble="toy")
     assert entropy["count"] == 8
     assert 0 < entropy["sum"] < 8
-    assert toy.figures()["teacher_divergence_nats"] == []
-    await toy.ask(rows[:8], "told")
-    assert toy.histogram("target_entropy_ratio", ensemble="toy")["sum"] == pytest.approx(
-        2 * entropy["sum"], rel=1e-4
+    told = []
+    effective = toy.engine.ensemble("toy").effective("told", Overrides())
+    async for group in toy.engine.answer(toy.engine.ensemble("toy"), effective, {"x": rows[:8]}):
+        told += [effective.layout.unpack(value) for value in group.values]
+    await toy.engine.close()
+    divergence = toy.histogram("teacher_divergence_nats", ensemble="toy")
+    assert divergence["count"] == 16
+    assert divergence["sum"] == pytest.approx(2 * sum(float(one["divergence"][0]) for one in told), rel=1e-4)
+    assert entropy["sum"] == pytest.approx(
+        sum(float(one["entropy"][0]) for one in told) / np.log(3), rel=1e-4
     )
-    assert toy.histogram("teacher_divergence_nats", ensemble="toy")["count"] == 8
+
+
+async def test_looking_into_samples_takes_a_small_part_of_the_time(observe, rows, monkeypatch):
+    toy = observe()
+    monkeypatch.setattr("service.engine.measuring.LOOKING", 1e-9)
+    await toy.ask(rows[:4], close=False)
+    await toy.ask(rows[4:8])
+    assert toy.histogram("target_entropy_ratio", ensemble="toy")["count"] == 4
+    assert toy.histogram("batch_rows", ensemble="toy")["count"] == 2
+
+
+async def test_what_is_unsafe_is_watched_in_targets_and_in_what_was_fused(observe, rows):
+    toy = observe(
+        CONFIG.replace("classes: [a, b, c]\n", "classes: [a, b, c]\n    unsafe_classes: [b, c]\n", 1)
+    )
+    ensemble = toy.engine.ensemble("toy")
+    effective = ensemble.effective("default", Overrides())
+    targets = []
+    async for group in toy.engine.answer(ensemble, effective, {"x": rows[:8]}):
+        targets += [effective.layout.unpack(value)["log_probs"] for value in group.values]
+    await toy.engine.close()
+    unsafe = float(np.exp(np.array(targets))[..., 1:].sum())
+    for of in ("target", "teachers"):  # the linear pool is its teachers' mixture
+        told = toy.histogram("unsafe_probability", ensemble="toy", of=of)
+        assert (told["count"], told["sum"]) == (8, pytest.approx(unsafe, rel=1e-4))
 
 
 async def test_teachers_that_fail_are_counted_by_name(observe, rows):
@@ -103,7 +133,8 @@ async def test_teachers_in_one_graph_are_timed_together(toy):
     asked = observed.histogram("inference_duration_seconds", ensemble="toy", teacher="*")
     assert asked["count"] == 1
     assert observed.figures()["fusion_duration_seconds"] == []
-    assert observed.figures()["teacher_compared_rows_total"] == []
+    for teacher in ("logits", "probs", "merged"):
+        assert observed.value("teacher_compared_rows_total", ensemble="toy", teacher=teacher) == 3
 
 
 def test_what_only_is_now_is_read_when_it_is_asked_for(observe):

@@ -9,10 +9,11 @@ from fastapi import Depends, FastAPI
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic_core import to_json
 
-from service.api.console.look import look
+from service.api.console.look import Served, look
 from service.api.metrics import Gather
 from service.engine.changes import Changes
 from service.engine.engine import Engine
+from service.engine.ensemble import Ensemble, Overrides
 from service.errors import NotReady, QueueFull
 from service.telemetry.figures import snapshot
 
@@ -98,11 +99,8 @@ def install(app: FastAPI, engine: Engine, changes: Changes, gather: Gather) -> C
             degraded = engine.check_ready() + changes.degraded()
         except NotReady as exc:
             degraded = [str(exc)]
-        teachers = {
-            name: [member.teacher.name for member in ensemble.members]
-            for name, ensemble in engine.ensembles.items()
-        }
-        return look(snapshot(await gather()), teachers, degraded, now=time.time())
+        served = {name: _served(ensemble) for name, ensemble in engine.ensembles.items()}
+        return look(snapshot(await gather()), served, degraded, now=time.time())
 
     events = Events(taken)
 
@@ -114,3 +112,8 @@ def install(app: FastAPI, engine: Engine, changes: Changes, gather: Gather) -> C
             yield event
 
     return events.end
+
+
+def _served(ensemble: Ensemble) -> Served:
+    recipes = {name: ensemble.effective(name, Overrides()).fingerprint for name in ensemble.recipes}
+    return Served([member.teacher.name for member in ensemble.members], recipes)

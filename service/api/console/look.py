@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.api.openapi import SOFT_TARGETS_PATH
 
@@ -14,14 +14,26 @@ TOGETHER = "*"  # one graph of all teachers
 ABSENT = "absent"  # a row that was asked for by its digest: it is sent next, and counted then
 
 
+class Served(NamedTuple):
+    """What is served of an ensemble.
+
+    Attributes:
+        teachers: their names.
+        recipes: their fingerprints by name.
+    """
+
+    teachers: Sequence[str]
+    recipes: Mapping[str, str]
+
+
 def look(
-    snapshot: Snapshot, ensembles: Mapping[str, Sequence[str]], degraded: Sequence[str], *, now: float
+    snapshot: Snapshot, ensembles: Mapping[str, Served], degraded: Sequence[str], *, now: float
 ) -> dict[str, Any]:
     """Counters since the start of the server, and gauges; whoever wants a rate takes the difference of two.
 
     Args:
         snapshot: of the metrics, over all processes.
-        ensembles: the teachers of each.
+        ensembles: what is served, by name.
         degraded: what is amiss.
         now: the time in seconds since 1970.
     """
@@ -39,11 +51,11 @@ def look(
             "inferences": _sum(snapshot["saved_inferences_total"]),
             "device_seconds": _sum(snapshot["saved_device_seconds_total"]),
         },
-        "ensembles": {name: _ensemble(snapshot, name, teachers) for name, teachers in ensembles.items()},
+        "ensembles": {name: _ensemble(snapshot, name, served) for name, served in ensembles.items()},
     }
 
 
-def _ensemble(snapshot: Snapshot, name: str, teachers: Sequence[str]) -> dict[str, Any]:
+def _ensemble(snapshot: Snapshot, name: str, served: Served) -> dict[str, Any]:
     def of(metric: str, **labels: str) -> Series:
         wanted = {"ensemble": name, **labels}
         return [one for one in snapshot[metric] if wanted.items() <= one["labels"].items()]
@@ -53,6 +65,7 @@ def _ensemble(snapshot: Snapshot, name: str, teachers: Sequence[str]) -> dict[st
         return {"calls": sum(one["count"] for one in found), "seconds": sum(one["sum"] for one in found)}
 
     return {
+        "recipes": dict(served.recipes),
         "rows": _by_source(of("rows_total")),
         "batches": _batches(of("batch_rows")),
         "queued_rows": _sum(of("queue_rows")),
@@ -65,10 +78,11 @@ def _ensemble(snapshot: Snapshot, name: str, teachers: Sequence[str]) -> dict[st
                 "compared": _sum(of("teacher_compared_rows_total", teacher=teacher)),
                 "agreed": _sum(of("teacher_agreeing_rows_total", teacher=teacher)),
             }
-            for teacher in teachers
+            for teacher in served.teachers
         },
         "entropy": _histogram(of("target_entropy_ratio")),
         "divergence": _histogram(of("teacher_divergence_nats")),
+        "unsafe": {who: _means(of("unsafe_probability", of=who)) for who in ("target", "teachers")},
     }
 
 
@@ -83,6 +97,10 @@ def _by_source(series: Series) -> dict[str, float]:
         if source != ABSENT:
             found[source] = found.get(source, 0) + one["value"]
     return found
+
+
+def _means(series: Series) -> dict[str, float]:
+    return {"rows": sum(one["count"] for one in series), "sum": sum(one["sum"] for one in series)}
 
 
 def _batches(series: Series) -> dict[str, float]:

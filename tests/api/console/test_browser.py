@@ -3,9 +3,12 @@
 import json
 import re
 import shutil
+import socket
 
 import httpx2
 import pytest
+
+from service.auth import Scope, new_key
 
 ASK = "/v1/ensembles/toy"
 # Text against what is behind it, by the formula of WCAG 2; what is hidden or disabled is not looked at.
@@ -72,7 +75,7 @@ def opened(browser, console):
     """Opens the page, by default with a key; at the end nothing may have gone wrong, or elsewhere."""
     contexts, wrong = [], []
 
-    def open_page(*, key=console.key, status=None, **options):
+    def open_page(*, url=console.url, key=console.key, status=None, away=False, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -82,13 +85,14 @@ def opened(browser, console):
 
         def note(message):
             refused = status is not None and f"status of {status} " in message.text
-            if message.type in {"error", "warning"} and not refused:
+            gone = away and "net::ERR_" in message.text
+            if message.type in {"error", "warning"} and not refused and not gone:
                 wrong.append(message.text)
 
         page.on("console", note)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda one: None if one.url.startswith(console.url) else wrong.append(one.url))
-        page.goto(f"{console.url}/")
+        page.on("request", lambda one: None if one.url.startswith(url) else wrong.append(one.url))
+        page.goto(f"{url}/")
         if key:
             page.wait_for_selector("#axioms table")
             page.wait_for_selector("#submit:enabled")
@@ -161,6 +165,37 @@ def test_live_figures_move_after_rows_are_asked(opened, console):
     page.wait_for_selector("#histograms [role=img]")
     histogram = page.get_by_role("img", name="Divergence between the teachers: histogram")
     assert "rows, most of them" in histogram.get_attribute("aria-label")
+    agrees = page.locator("#teachers tbody td:last-child").all_inner_texts()
+    assert len(agrees) == 3
+    assert all(re.fullmatch(r"[0-9.]+ %", one) for one in agrees), agrees
+    unsafe = page.locator("#histograms figure", has_text="Unsafe: dog").inner_text()
+    said = r"targets is [0-9.]+ %, .* by weight [0-9.]+ %: times [0-9.]+, in the mean of [0-9,]+ rows"
+    assert re.search(said, unsafe), unsafe
+
+
+def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, configured, start):
+    config, reader = configured
+    writer, _ = new_key(config.parent / "keys.jsonl", [Scope.RECIPES_WRITE], name="writer")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    copy = config.parent / "again.yaml"
+    copy.write_text(config.read_text().replace("port: 0", f"port: {port}"))
+    server = start(copy)
+    page = opened(url=server.url, key=reader, away=True)
+    page.locator("#state.right").filter(has_text="Live").wait_for()
+    page.locator("#given").fill('{"pixels": [1, 2, 3, 4, 5, 6]}')
+    httpx2.put(
+        f"{server.url}{ASK}/recipes/late",
+        json={"operator": "linear", "temperature": 3.0},
+        headers={"Authorization": f"Bearer {writer}"},
+    ).raise_for_status()
+    page.locator("#recipes").get_by_role("rowheader", name="late").wait_for()
+    assert page.locator("#given").input_value() == '{"pixels": [1, 2, 3, 4, 5, 6]}'
+    server.stop()
+    page.locator("#state").filter(has_text=re.compile("connecting again|does not answer|stopping")).wait_for()
+    start(copy)
+    page.locator("#state.right").filter(has_text="Live").wait_for(timeout=30_000)
+    page.locator("#recipes").get_by_role("rowheader", name="late").wait_for(state="detached")
 
 
 def test_the_certificate_and_its_witnesses_are_those_of_the_api(opened, console):

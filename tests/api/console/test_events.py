@@ -8,9 +8,11 @@ import httpx2
 import numpy as np
 
 from service.api.console.events import Events
-from service.api.console.look import look
+from service.api.console.look import Served, look
 from service.telemetry import Metrics
 from service.telemetry.figures import snapshot, taken
+
+TOY = Served(["one", "two"], {"default": "f00d"})
 
 
 def counted():
@@ -27,11 +29,12 @@ def counted():
     metrics.inference_duration.labels("toy", "one").observe(0.5)
     metrics.teacher_compared_rows.labels("toy", "one").inc(4)
     metrics.teacher_agreeing_rows.labels("toy", "one").inc(3)
+    metrics.unsafe_probability.observe(np.array([0.125, 0.375]), "toy", "target")
     return snapshot(taken(metrics))
 
 
 def test_a_look_is_what_was_counted():
-    said = look(counted(), {"toy": ["one", "two"], "other": []}, ["amiss"], now=12.5)
+    said = look(counted(), {"toy": TOY, "other": Served([], {})}, ["amiss"], now=12.5)
     assert (said["time"], said["degraded"]) == (12.5, ["amiss"])
     assert said["rows"] == {"hit": 5, "miss": 5}
     assert said["batches"] == {"count": 1, "rows": 3}
@@ -40,6 +43,7 @@ def test_a_look_is_what_was_counted():
     assert sum(counts) == 3  # listening is no request for rows
     assert counts[edges.index(0.005)] == counts[edges.index(0.025)] == counts[-1] == 1
     toy = said["ensembles"]["toy"]
+    assert toy["recipes"] == {"default": "f00d"}
     assert toy["rows"] == {"hit": 5, "miss": 3}
     assert toy["teachers"]["one"] == {
         "calls": 1, "seconds": 0.5, "errors": 0, "invalid": 0, "compared": 4, "agreed": 3,
@@ -47,6 +51,7 @@ def test_a_look_is_what_was_counted():
     assert toy["teachers"]["two"]["calls"] == 0
     assert said["ensembles"]["other"]["rows"] == {"miss": 2}
     assert toy["entropy"] == {"edges": [], "counts": [0]}
+    assert toy["unsafe"] == {"target": {"rows": 2, "sum": 0.5}, "teachers": {"rows": 0, "sum": 0}}
     json.dumps(said, allow_nan=False)
 
 

@@ -2,7 +2,7 @@
 
 import { Refused, ask, events, key } from "./api.js";
 import * as certificate from "./certificate.js";
-import { fill, find, options } from "./dom.js";
+import { fill, find, options, same } from "./dom.js";
 import * as ensemble from "./ensemble.js";
 import * as live from "./live.js";
 import * as row from "./row.js";
@@ -76,6 +76,14 @@ function look(now) {
   say(now.degraded.length ? "Degraded" : "Live", now.degraded.length ? "wrong" : "right");
 }
 
+/** Whether a look is of what the page describes, to a recipe's fingerprint. */
+function known(now) {
+  const fingerprints = (recipes, of) => Object.fromEntries(Object.entries(recipes).map(([name, one]) => [name, of(one)]));
+  const shown = Object.fromEntries(state.ensembles.map((one) => [one.name, fingerprints(one.recipes, (recipe) => recipe.fingerprint)]));
+  const served = Object.fromEntries(Object.entries(now.ensembles).map(([name, one]) => [name, one.recipes]));
+  return same(shown, served);
+}
+
 async function listen() {
   state.listening?.abort();
   const mine = (state.listening = new AbortController());
@@ -83,7 +91,7 @@ async function listen() {
     try {
       for await (const now of events("v1/events", mine.signal)) {
         look(now);
-        if (wait > 1000) await load(); // the server may serve something else by now
+        if (!known(now)) await load();
         wait = 1000;
       }
       say("The server ended the connection; connecting again");

@@ -46,6 +46,13 @@ export function options(select, entries) {
   if (entries.some(([value]) => value === before)) select.value = before;
 }
 
+/** Whether two documents say the same, in whichever order their names stand. */
+export function same(one, other) {
+  if (typeof one !== "object" || one === null || typeof other !== "object" || other === null) return one === other;
+  const names = Object.keys(one);
+  return names.length === Object.keys(other).length && names.every((name) => Object.hasOwn(other, name) && same(one[name], other[name]));
+}
+
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** A number in as many digits as it is worth. */

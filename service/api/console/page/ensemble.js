@@ -1,7 +1,7 @@
 // One ensemble: its teachers, its recipes, and how its targets are spread.
 
 import { histogram } from "./bars.js";
-import { figure, fill, find, h, percent, rows, table, words } from "./dom.js";
+import { figure, fill, find, h, percent, rows, same, table, words } from "./dom.js";
 
 /** An operator as the configuration writes it. */
 export function operator({ name, ...parameters }) {
@@ -9,10 +9,9 @@ export function operator({ name, ...parameters }) {
   return given ? `${words(name)}, ${given}` : words(name);
 }
 
-const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
-
 function plan(info, recipe) {
-  return info.plans.find((one) => same(one.operator, recipe.operator) && one.sparse === (recipe.sparsity !== null));
+  return info.plans.find((one) => same(one.operator, recipe.operator) && one.sparse === (recipe.sparsity !== null)
+    && one.diagnostics === recipe.diagnostics);
 }
 
 /** What does not move: facts and recipes. */
@@ -36,26 +35,39 @@ export function show(info) {
 /** What moves: what the teachers were asked, and how the targets are spread. Figures may be absent. */
 export function move(info, figures) {
   const of = figures?.teachers ?? {};
-  const together = figures?.together?.calls; // then nobody knows how long each took
+  const together = figures?.together ?? { calls: 0, seconds: 0 }; // then nobody knows how long each took
   redraw(find("teachers"), () => [table("Teachers",
     ["Teacher", "Device", "#Weight", "#Calibration", "#Batches", "#ms a batch", "#Failed", "#Invalid rows", "#Agrees with the pool"],
     info.teachers.map((one) => {
       const seen = of[one.name] ?? {};
       return [
-        one.name, one.device, figure(one.weight), figure(one.temperature), figure(seen.calls || (together ? null : (seen.calls ?? null))),
+        one.name, one.device, figure(one.weight), figure(one.temperature), figures ? figure(seen.calls + together.calls) : "–",
         seen.calls ? figure((1000 * seen.seconds) / seen.calls) : "–", figure(seen.errors ?? null), figure(seen.invalid ?? null),
         seen.compared ? percent(seen.agreed / seen.compared) : "–",
       ];
-    })), figures?.together?.calls
-    ? h("p", { class: "hint" }, `As one graph of all teachers: ${figure(figures.together.calls)} batches, ${figure((1000 * figures.together.seconds) / figures.together.calls)} ms each. How long each of them took is not known then.`)
+    })), together.calls
+    ? h("p", { class: "hint" }, `As one graph of all teachers: ${figure(together.calls)} batches, ${figure((1000 * together.seconds) / together.calls)} ms each. How long each of them took is not known then.`)
     : null]);
   const none = { edges: [1], counts: [0, 0] };
   redraw(find("histograms"), () => [
     histogram("Entropy of the targets, as a share of log C", figures?.entropy ?? none,
       { empty: "No target was computed yet." }),
     histogram("Divergence between the teachers", figures?.divergence ?? none,
-      { unit: " nats", empty: "Measured for recipes with diagnostics: true." }),
+      { unit: " nats", empty: "No target was computed yet." }),
+    unsafe(info, figures?.unsafe),
   ]);
+}
+
+/** What the targets give to the classes that are named unsafe, beside what the teachers do. */
+function unsafe({ unsafe_classes: classes }, figures) {
+  if (!classes.length) return null;
+  const title = h("figcaption", {}, `Unsafe: ${classes.join(", ")}`);
+  if (!figures?.target.rows) return h("figure", {}, title, h("p", { class: "hint" }, "No target was computed yet."));
+  const [target, teachers] = [figures.target, figures.teachers].map((one) => one.sum / one.rows);
+  return h("figure", {}, title, h("p", {},
+    `Their probability in the targets is ${percent(target)}, in what the teachers say by weight ${percent(teachers)}: `,
+    h("strong", {}, teachers > 0 ? `times ${figure(target / teachers)}` : "none"),
+    h("span", { class: "hint" }, `, in the mean of ${figure(figures.target.rows)} rows.`)));
 }
 
 /** Draw anew, but for what somebody is at, and without closing what somebody opened. */
