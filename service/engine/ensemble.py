@@ -2,21 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from cachetools import LRUCache
 
-import service.plans
-import service.teachers
 from service.admission import Certificate, Certifier
 from service.config import Ensemble as EnsembleConfig
-from service.config import RecipeSection, RemoteModel
-from service.config import Teacher as TeacherConfig
+from service.config import RecipeSection
 from service.engine.absence import absent_member, may_be_absent, open_teachers
 from service.engine.binding import agree_inputs, member_of, probe, probe_rows
 from service.engine.health import Health
+from service.engine.identity import Identity
 from service.engine.recipes import Admitted, admit
 from service.engine.samples import read_samples
 from service.errors import (
@@ -28,15 +25,13 @@ from service.errors import (
     TeacherUnreachable,
     UnknownRecipe,
 )
-from service.keys import canonical_json, fingerprint, sources_digest
+from service.keys import canonical_json, fingerprint
 from service.model import Recipe, nearest, normalise
 from service.plans.base import Asked, Pair
-from service.plans.member import Member
 from service.plans.operators import Resolved
 from service.plans.plans import Plans
 from service.plans.sizing import Sizing, processors
 from service.plans.stages import Kept
-from service.teachers.onnx import runtime
 from service.teachers.session import Deadlines
 from service.telemetry import logger
 from soft_targets.wire import FORMAT, Layout, Precision, classes_digest
@@ -117,9 +112,7 @@ class Ensemble:
         except BaseException:
             self.deadlines.close()
             raise
-        self._plan_code = sources_digest(Path(service.plans.__path__[0])) + sources_digest(
-            Path(service.teachers.__path__[0])
-        )
+        self._identity = Identity(config, self.members, self.allow_nan, keep)
         self._certifier = certifier
         self._operators: dict[str, Resolved] = {}
         self.recipes: dict[str, Admitted] = {}
@@ -338,7 +331,7 @@ class Ensemble:
 
     def _effective(self, name: str, recipe: Recipe, admitted: Admitted) -> Effective:
         pair, certificate = self._pair(recipe, admitted.resolved), admitted.certificate
-        known = fingerprint(self._question(recipe, admitted.resolved.identity, self.plans.name_of(pair)))
+        known = self._identity.target(recipe, admitted.resolved.identity, self.plans.name_of(pair))
         metadata = {
             "format": FORMAT,
             "ensemble": self.name,
@@ -375,46 +368,4 @@ class Ensemble:
     @property
     def opinions_fingerprint(self) -> str:
         """What kept opinions are a function of, besides the input."""
-        return fingerprint([self._asked_of_teachers(), "opinions", self.keep])
-
-    def _question(self, recipe: Recipe, operator: list[Any], plan: str) -> dict[str, object]:
-        """Everything that can change a byte of a target, besides the input."""
-        return {
-            **self._asked_of_teachers(),
-            "plan": plan,
-            "operator": operator,
-            "weights": recipe.weights,
-            "temperature": recipe.temperature,
-            "floor": recipe.floor,
-            "output_temperature": recipe.output_temperature,
-            "top_k": recipe.top_k,
-            "dtype": recipe.dtype,
-            "diagnostics": recipe.diagnostics,
-            "opinions": self.keep,
-        }
-
-    def _asked_of_teachers(self) -> dict[str, object]:
-        return {
-            "format": FORMAT,
-            "classes": self.classes,
-            "allow_nan": sorted(self.allow_nan),
-            "teachers": [
-                {
-                    "digest": member.teacher.digest,
-                    **_bound(member, section),
-                    "classes": section.classes,
-                    "missing": section.missing,
-                    "temperature": member.temperature,
-                    "device": member.teacher.device.numeric_mode,
-                }
-                for member, section in zip(self.members, self.config.teachers, strict=True)
-            ],
-            "code": [self._plan_code, runtime()],
-        }
-
-
-def _bound(member: Member, section: TeacherConfig) -> dict[str, object]:
-    """How a teacher is tied to the ensemble; of one elsewhere what is configured, for it may be absent."""
-    if isinstance(section.model, RemoteModel):
-        return {"inputs": section.inputs, "output": [section.output.name, member.kind]}
-    return {"inputs": dict(member.feeds), "output": [member.output, member.kind]}
+        return self._identity.opinions()

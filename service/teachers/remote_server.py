@@ -16,6 +16,7 @@ import stamina
 
 from service.errors import TeacherFailure, TeacherOverrun, TeacherSilent
 from service.teachers.remote_tensors import error_of
+from service.telemetry.correlation import outgoing_traceparent
 
 TRY_AGAIN = frozenset({429, 502, 503, 504})  # refused by load, or by a proxy whose server is gone
 OK, REDIRECTS = 200, range(300, 400)
@@ -112,7 +113,10 @@ class RemoteServer:
             headers: besides those that go with every question.
             until: by ``time.monotonic``: nobody waits after it, so no further try begins.
         """
-        request = self._http.build_request(method, path, content=body, headers=headers)
+        sent = {**(headers or {})}
+        if (traceparent := outgoing_traceparent.get()) is not None:
+            sent["traceparent"] = traceparent
+        request = self._http.build_request(method, path, content=body, headers=sent)
         return asyncio.run_coroutine_threadsafe(self._answered(request, until), self._loop)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from contextvars import ContextVar
 
 import structlog
 
@@ -11,6 +12,9 @@ SANE_ID = re.compile(rb"[!-~]{1,128}")
 TRACEPARENT = re.compile(
     rb"((?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?"
 )
+
+# What a teacher elsewhere is told of the trace that its question is part of, where there is one.
+outgoing_traceparent: ContextVar[str | None] = ContextVar("outgoing_traceparent", default=None)
 
 
 def request_id(given: bytes | None) -> str:

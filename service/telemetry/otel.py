@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext
 
+from service.telemetry.correlation import outgoing_traceparent
 from service.telemetry.logs import logger
 from service.telemetry.spans import BatchSpan, Spans
 
@@ -52,9 +53,7 @@ class OtelSpans(Spans):
         context = self.here()
         if context is None:
             return None
-        named = trace.format_trace_id(context.trace_id)
-        said = f"00-{named}-{trace.format_span_id(context.span_id)}-{int(context.trace_flags):02x}"
-        return said.encode("ascii"), named
+        return _header(context).encode("ascii"), trace.format_trace_id(context.trace_id)
 
     @contextmanager
     def batch(self, requests: Sequence[Any], *, ensemble: str, rows: int) -> Iterator[BatchSpan]:
@@ -66,9 +65,11 @@ class OtelSpans(Spans):
             links=[Link(one) for one in others if one is not None],
             attributes={"soft_targets.ensemble": ensemble, "soft_targets.rows": rows},
         )
+        passed_on = outgoing_traceparent.set(_header(span.get_span_context()))
         try:
             yield _OtelBatch(self._tracer, span)
         finally:
+            outgoing_traceparent.reset(passed_on)
             span.end()
 
     def link(self, batches: Sequence[Any]) -> None:
@@ -90,6 +91,11 @@ class _OtelBatch(BatchSpan):
     def part(self, name: str, began_ns: int, seconds: float) -> None:
         span = self._tracer.start_span(name, _inside(self.context), start_time=began_ns)
         span.end(began_ns + int(seconds * 1e9))
+
+
+def _header(context: SpanContext) -> str:
+    trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    return f"00-{trace_id}-{span_id}-{int(context.trace_flags):02x}"
 
 
 def _inside(context: SpanContext) -> Any:

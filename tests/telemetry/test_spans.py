@@ -6,6 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from inference_server import InferenceServer, Model
 from observed import CONFIG, PATH
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -62,6 +63,21 @@ def test_a_request_is_a_span_with_its_parts(traced):
     for part in ("fuse", "teacher.one", "teacher.two"):
         (span,) = traced.named(part)
         assert batch.start_time <= span.start_time <= span.end_time <= batch.end_time
+
+
+def test_a_teacher_elsewhere_is_told_of_the_trace(observe):
+    model = Model([("x", "FP32", [-1, 4])], [("p", "FP32", [-1, 3])], lambda given: {"p": given["x"][:, :3]})
+    with InferenceServer({"m": model}) as server:
+        traced = Traced(observe, CONFIG.replace("fake://?classes=3&features=4&seed=2", server.address("m")))
+        assert all("traceparent" not in one.headers for one in server.received)
+        server.received.clear()
+        with traced.toy.client() as client:
+            client.post(PATH, json=BODY).raise_for_status()
+        (batch,) = traced.named("batch")
+        ids = f"{batch.context.trace_id:032x}-{batch.context.span_id:016x}"
+        assert [one.headers.get("traceparent") for one in server.received] == [
+            f"00-{ids}-{batch.context.trace_flags:02x}"
+        ]
 
 
 def test_a_hit_needs_no_teacher(traced):
