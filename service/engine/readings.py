@@ -39,7 +39,7 @@ class Readings:
         metrics.rows_in_flight_limit.set(intake.max_rows)
         metrics.bytes_in_flight.set(intake.size)
         metrics.cache_bytes.set(self._cache.memory_bytes)
-        metrics.cache_breaker_open.set(not self._cache.answers)
+        metrics.redis_breaker_state.set(not self._cache.answers)
         self._read_counters()
         for gauge in (metrics.queue_rows, metrics.singleflight_waiters, metrics.teacher_info):
             gauge.clear()
@@ -51,7 +51,10 @@ class Readings:
             self._dropped[ensemble] = batcher.dropped
             for member in ensemble.members:
                 teacher = member.teacher
-                metrics.teacher_info.labels(name, teacher.name, teacher.digest, str(teacher.device)).set(1)
+                device = teacher.device
+                metrics.teacher_info.labels(
+                    name, teacher.name, teacher.digest, device.provider, str(device)
+                ).set(1)
 
     def forget(self, ensemble: Ensemble) -> None:
         """Read an ensemble for the last time."""

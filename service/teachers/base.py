@@ -31,6 +31,13 @@ class Device(NamedTuple):
         return f"{self.kind}:{self.number}" if self.kind == "cuda" else self.kind
 
     @property
+    def provider(self) -> str:
+        """What ONNX Runtime calls it; of what is elsewhere nobody knows."""
+        return {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "remote": "unknown"}[
+            self.kind
+        ]
+
+    @property
     def numeric_mode(self) -> str:
         """How it rounds: part of every fingerprint. Of what is elsewhere its revision tells."""
         modes = {"cpu": "cpu float32", "cuda": "cuda float32, tf32 off", "remote": "remote"}

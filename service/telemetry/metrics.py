@@ -98,8 +98,10 @@ class Metrics:
             "cache_writes_total", "Values for the backend, by outcome (written, dropped)", ["outcome"]
         )
         self.cache_bytes = self._gauge("cache_bytes", "Size of the cache in memory")
-        self.cache_breaker_open = self._gauge(
-            "cache_breaker_open", "Processes that leave the cache's backend alone, because it does not answer"
+        self.redis_breaker_state = self._gauge(
+            "redis_breaker_state",
+            "0 while the cache's backend is asked; else how many processes leave it alone, because it does "
+            "not answer",
         )
         self.saved_inferences = self._counter(
             "saved_inferences_total",
@@ -150,7 +152,7 @@ class Metrics:
         self.teacher_info = self._gauge(
             "teacher_info",
             "1; what each teacher is, and the device that it is bound to",
-            ["ensemble", "teacher", "digest", "device"],
+            ["ensemble", "teacher", "digest", "provider", "device"],
         )
         self.teacher_errors = self._counter(
             "teacher_errors_total",
