@@ -8,6 +8,10 @@ from service.model import Array
 
 Kind = Literal["logits", "log_probs", "probs"]
 
+# Execution providers, as ONNX Runtime names them.
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
 
 class GraphInput(NamedTuple):
     """One input of a model: its dtype as the wire spells it, and a row's shape, None where not fixed."""
@@ -33,9 +37,7 @@ class Device(NamedTuple):
     @property
     def provider(self) -> str:
         """What ONNX Runtime calls it; of what is elsewhere nobody knows."""
-        return {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "remote": "unknown"}[
-            self.kind
-        ]
+        return {"cpu": CPU, "cuda": CUDA, "remote": "unknown"}[self.kind]
 
     @property
     def numeric_mode(self) -> str:

@@ -19,10 +19,7 @@ from onnx import TensorProto, helper
 
 from service.errors import DeviceError, Overrun, ServiceError
 from service.model import Array
-from service.teachers.base import Device
-
-CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
+from service.teachers.base import CPU, CUDA, Device
 
 
 def device(wanted: str) -> Device:
