@@ -36,14 +36,15 @@ ASKED = 12  # connections, so that nearly surely both workers answer some
 
 
 class Workers:
-    def __init__(self, folder, start, workers=2, **options):
-        self.folder, self.workers, self.file = folder, workers, folder / "c.yaml"
+    def __init__(self, folder, start, workers=2, limits="", **options):
+        self.folder, self.workers, self.file, self.limits = folder, workers, folder / "c.yaml", limits
         self.write(1)
         self.server = start(self.file, **options)
         self.url = self.server.url
 
     def write(self, calibrated):
-        text = CONFIG.replace("FOLDER", str(self.folder)).replace("WORKERS", str(self.workers))
+        text = self.limits + CONFIG.replace("FOLDER", str(self.folder))
+        text = text.replace("WORKERS", str(self.workers))
         other = self.file.with_suffix(".new")
         other.write_text(text.replace("CALIBRATED", str(calibrated)))
         other.replace(self.file)
@@ -178,6 +179,26 @@ def test_a_file_that_is_watched_is_followed_by_all_and_a_stop_stops_all(tmp_path
     assert len(pids) == 2
     assert workers.server.stop() == 0
     assert all(map(gone, pids))
+
+
+async def test_together_they_grant_a_key_its_rate_and_no_more(tmp_path, start):
+    limits = "limits: {rows_per_s_per_key: 200, max_rows_per_request: 16}\n"
+    workers = Workers(tmp_path, start, limits=limits)
+    body, granted, refused = encode_request({"x": rows_of(16, seed=1)}, default_row_ids(16)), [], []
+    began = time.monotonic()
+
+    async def insist():
+        while time.monotonic() < began + 4:
+            async with connect(workers.url) as connection:  # which worker takes it is chance
+                status = (await connection.post(f"{PATH}/soft-targets", body, ARROW)).status
+            {200: granted, 429: refused}[status].append(time.monotonic() - began)
+
+    await asyncio.gather(*[insist() for _ in range(4)])
+    took = time.monotonic() - began
+    assert refused
+    # For a moment a worker may grant what two windows of a second hold: its share, twice.
+    assert 16 * len(granted) <= 200 * took + 200
+    assert 16 * len(granted) >= 200 * took / 4
 
 
 def test_workers_do_not_outlive_their_parent(tmp_path, start):
