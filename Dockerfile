@@ -12,10 +12,12 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY client client
 COPY operators operators
 COPY service service
-# The environment has no pip of its own; that of the base image fills it, and stays here with its cache.
-RUN case "${RUNTIME}" in cpu|gpu) ;; *) echo "RUNTIME is cpu or gpu, not ${RUNTIME}" >&2; exit 2 ;; esac \
+# The environment has no pip of its own; that of the base image fills it, and stays here. What it fetched the builder
+# keeps, outside of all layers: other sources bring no gigabytes again.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    case "${RUNTIME}" in cpu|gpu) ;; *) echo "RUNTIME is cpu or gpu, not ${RUNTIME}" >&2; exit 2 ;; esac \
     && python -m venv --without-pip /opt/soft-targets \
-    && python -m pip --python /opt/soft-targets/bin/python install --no-cache-dir --disable-pip-version-check \
+    && python -m pip --python /opt/soft-targets/bin/python install --disable-pip-version-check \
         -c constraints.txt ./client ".[${RUNTIME},redis,otel]"
 
 FROM ${PYTHON_IMAGE}

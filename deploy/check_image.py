@@ -9,7 +9,7 @@ health by the image's own check, and for a row. Variables PIP_* and *_proxy are 
 shows a folder of this machine to the steps: for an index or authorities of one's own. Not tried are the
 layers, the base image itself, and Docker.
 
-It needs root, debootstrap and util-linux; some GB; and minutes. 0: all holds.
+It needs root, debootstrap, iproute2 and util-linux; some GB; and minutes. 0: all holds.
 """
 
 import argparse
@@ -34,7 +34,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_S = 300.0
 DRAIN_S = 60.0
 VOLUMES = ("etc/soft-targets", "var/lib/soft-targets")
+OWN = "/var/cache/soft-targets"  # the image's user owns it, and nothing is mounted there
 FORBIDDEN = ("gcc", "cc", "c++", "make", "pip", "pip3")
+INSTALLED = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
 
 
 class Image(NamedTuple):
@@ -220,15 +222,20 @@ def tried(image: Image) -> int:
         "soft-targets", "key", "new", "--keys-file", "/etc/soft-targets/keys.jsonl", "--scope", "targets:read"
     )
     key = made.stdout.strip()
+    unserved = inside(*image.health).returncode
     server = subprocess.Popen(confined(image, image.command), env=environment)
     try:
         holds("a key can be made in its volume", bool(key), made.stderr)
         holds("it is no root", inside("id", "-u").stdout.strip() == image.user.split(":")[0])
-        holds("the root cannot be written", inside("touch", "/opt/soft-targets/x").returncode != 0)
+        refused = inside("touch", f"{OWN}/x").stderr
+        holds("the root cannot be written", "Read-only file system" in refused, refused)
+        other = differing(inside("python", "-c", INSTALLED).stdout.split())
+        holds("everything is of the version in constraints.txt", not other, " ".join(other))
         found = [name for name in FORBIDDEN if inside("sh", "-c", f"command -v {name}").returncode == 0]
         holds("there is no compiler and no pip", not found, " ".join(found))
         holds("there is no pip for Python", inside("python", "-c", "import pip").returncode != 0)
         holds("there is no cache of pip", not (root / "root/.cache").exists())
+        holds("its health check says no while nothing is served", unserved != 0)
         holds("its health check says yes", healthy(server, lambda: inside(*image.health).returncode == 0))
         status, _ = ask(None)
         holds("a row without a key is refused", status == HTTPStatus.UNAUTHORIZED, str(status))
@@ -247,6 +254,16 @@ def tried(image: Image) -> int:
     finally:
         server.kill()
     return 0
+
+
+def differing(installed: Sequence[str]) -> list[str]:
+    """Which distributions, as ``name==version``, constraints.txt does not have; ours need not be there."""
+
+    def written(one: str) -> str:
+        return one.lower().replace("_", "-").replace(".", "-")
+
+    known = {written(line) for line in (ROOT / "constraints.txt").read_text().split()}
+    return sorted(one for one in installed if not one.startswith("soft-") and written(one) not in known)
 
 
 def confined(image: Image, command: Sequence[str]) -> list[str]:

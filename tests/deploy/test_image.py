@@ -34,6 +34,20 @@ def test_it_runs_as_a_user_of_a_fixed_number_that_owns_its_volumes():
     assert environment["SOFT_TARGETS__SERVER__STATE_DIR"] in made.split("-o 10001")[1]
 
 
+def test_it_installs_what_constraints_say_for_its_runtime():
+    (step,) = of(BUILD, "RUN")
+    assert "-c constraints.txt" in step.value
+    assert '".[${RUNTIME},redis,otel]"' in step.value
+
+
+def test_whoever_starts_it_can_reach_it_and_know_that_it_is_ready():
+    (health,) = of(FINAL, "HEALTHCHECK")
+    assert "/readyz" in health.value
+    environment = of(FINAL, "ENV")[0].pairs
+    assert environment["SOFT_TARGETS__SERVER__HOST"] == "0.0.0.0"
+    assert of(FINAL, "EXPOSE")[0].value == environment["SOFT_TARGETS__SERVER__PORT"]
+
+
 def test_its_version_is_the_service_s():
     arguments = dict(step.value.split("=") for step in of(FINAL, "ARG"))
     labels = {name: expand(value, arguments) for name, value in of(FINAL, "LABEL")[0].pairs.items()}
