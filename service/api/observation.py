@@ -43,6 +43,8 @@ class Observer:
         self._metrics = metrics
         self._spans = spans
         self._access_log = access_log
+        for code in sorted(REJECTED):
+            metrics.rejected_requests.labels(code)  # 0, so that a rate sees the first one too
         self._known: dict[tuple[str, int], Callable[[float], None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

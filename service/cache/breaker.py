@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from typing import TypeVar
 
 from service.cache.base import Cache
@@ -100,7 +101,8 @@ class Breaker:
         self.reason = str(error)
         if self._probing is None or self._probing.done():
             log.warning("the cache does not answer", reason=self.reason)
-            self._probing = asyncio.create_task(self._probe())
+            # In a context of its own: it is no part of the request that found out.
+            self._probing = asyncio.create_task(self._probe(), context=Context())
 
     def _answered(self) -> None:
         if self.reason is not None:

@@ -14,7 +14,7 @@ from service.engine.groups import absent_rows, failed, keys_of, non_finite, of_s
 from service.engine.measuring import Measures
 from service.keys import cache_key, digest_of
 from service.model import Array, Group, RowFailure
-from service.telemetry import Metrics, Spans
+from service.telemetry import Metrics, Spans, correlation
 from soft_targets.wire import row_digests
 
 # Hashing this many bytes takes about a millisecond: above it, it leaves the event loop.
@@ -91,7 +91,9 @@ class Answering:
             return
         fused = await self._by_opinions(ensemble, effective, wanted)
         until = time.monotonic() + self._timeout_s
-        question = Question(effective, inputs, until=until, span=self._spans.here())
+        question = Question(
+            effective, inputs, until=until, span=self._spans.here(), request_id=correlation.current()
+        )
         asked = self._ask(ensemble, wanted, question)
         async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
             async for group in groups:
@@ -150,7 +152,10 @@ class Answering:
             wanted[key][0]: value for key, value in zip(keys, found, strict=True) if value is not None
         }
         fused = {key: wanted.pop(key) for key in keys if wanted[key][0] in opinions}
-        return self._ask(ensemble, fused, Question(effective, None, opinions, span=self._spans.here()))
+        question = Question(
+            effective, None, opinions, span=self._spans.here(), request_id=correlation.current()
+        )
+        return self._ask(ensemble, fused, question)
 
     async def _settled(
         self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None

@@ -15,7 +15,7 @@ from service.errors import TeacherFailure
 from service.guarantees import report
 from service.model import Array, RowFailure
 from service.plans.base import Outcome
-from service.telemetry import Spans, logger
+from service.telemetry import Spans, correlation, logger
 from service.telemetry.spans import BatchSpan
 
 log = logger("engine")
@@ -55,6 +55,7 @@ class Question(NamedTuple):
         opinions: by row, as they were kept.
         until: by ``time.monotonic``, when the request is over.
         span: of the request, where there is one.
+        request_id: of the request, for the log.
     """
 
     effective: Effective
@@ -62,6 +63,7 @@ class Question(NamedTuple):
     opinions: Mapping[int, bytes] = MappingProxyType({})
     until: float = math.inf
     span: Any = None
+    request_id: str | None = None
 
 
 def batch(
@@ -77,7 +79,8 @@ def batch(
     """
     asking = [part.payload.span for part in parts]
     rows = sum(len(part.rows) for part in parts)
-    with spans.batch(asking, ensemble=ensemble.name, rows=rows) as span:
+    ids = correlation.of_requests(part.payload.request_id for part in parts)
+    with ids, spans.batch(asking, ensemble=ensemble.name, rows=rows) as span:
         answers = _batch(ensemble, measures, span, parts)
     return answers if span.context is None else [answer._replace(span=span.context) for answer in answers]
 
@@ -99,20 +102,31 @@ def _batch(
             return [answer._replace(source="opinions") for answer in answers]
         until = max(part.payload.until for part in parts)
         outcome = ensemble.plans.run(_inputs(parts), temperature, weights, effective.pair, until=until)
-    except Exception:
+    except Exception as exc:
         log.exception("batch failed", ensemble=ensemble.name)
         measures.failed()
+        span.failed(repr(exc))
         return [FAILED] * len(temperature)
     ensemble.health.record(weights, outcome.valid)
     measures.ended(outcome, weights, effective.pair)
     _tell_parts(ensemble, span, outcome)
-    for place, message in outcome.failures.items():
-        teacher = ensemble.members[place].teacher.name
-        log.warning("teacher failed", ensemble=ensemble.name, teacher=teacher, error=message)
+    _complain(ensemble, weights, outcome)
     answers = answers_of(ensemble, _packed(parts, outcome), weights, outcome)
     if not outcome.valid.all():
         measures.degraded(sum(bool(answer.missing) for answer in answers))
     return answers
+
+
+def _complain(ensemble: Ensemble, weights: Array, outcome: Outcome) -> None:
+    """Log which teachers said nothing of a batch, or of rows of it: of each now and then, however often."""
+    lost = np.flatnonzero((~outcome.valid & (weights > 0)).any(axis=1))
+    for place in sorted({*outcome.failures, *lost.tolist()}):
+        teacher = ensemble.members[place].teacher.name
+        if batches := ensemble.complaints.times(teacher):
+            error = outcome.failures.get(place, "no distribution: not finite, or not summing to one")
+            log.warning(
+                "teacher failed", ensemble=ensemble.name, teacher=teacher, error=error, batches=batches
+            )
 
 
 def _tell_parts(ensemble: Ensemble, span: BatchSpan, outcome: Outcome) -> None:
@@ -123,7 +137,8 @@ def _tell_parts(ensemble: Ensemble, span: BatchSpan, outcome: Outcome) -> None:
             name = "teachers"
         else:
             name = f"teacher.{ensemble.members[one.teacher].teacher.name}"
-        span.part(name, one.began_ns, one.seconds)
+        error = None if one.teacher is None else outcome.failures.get(one.teacher)
+        span.part(name, one.began_ns, one.seconds, error=error)
 
 
 def _inputs(parts: Sequence[Part[Question]]) -> dict[str, Array]:

@@ -33,7 +33,7 @@ from service.plans.plans import Plans
 from service.plans.sizing import Sizing, processors
 from service.plans.stages import Kept
 from service.teachers.session import Deadlines
-from service.telemetry import logger
+from service.telemetry import Seldom, logger
 from soft_targets.wire import FORMAT, Layout, Precision, classes_digest
 
 log = logger("engine")
@@ -80,6 +80,7 @@ class Ensemble:
         members: the teachers in order; one that was absent is replaced when it is met.
         plans: how batches are answered.
         health: how often each teacher has failed of late.
+        complaints: when the log is to say so.
         recipes: by name, each admitted.
         put: the names of those that do not stand in the configuration.
         keep: in which precision each teacher's opinion is kept; None where it is not.
@@ -150,6 +151,7 @@ class Ensemble:
             deadlines=self.deadlines,
             keep=self.keep,
         )
+        self.complaints = Seldom()
         self.health = Health(
             [member.teacher.name for member in self.members],
             limit=config.teacher_error_rate,

@@ -10,7 +10,7 @@ import numpy as np
 
 from service.engine.ensemble import Ensemble
 from service.model import Array, Group
-from service.plans.base import Outcome, Pair, Took, survivors
+from service.plans.base import Outcome, Pair, survivors
 from service.telemetry import Metrics
 
 SMALLEST = np.finfo(np.float32).smallest_normal
@@ -46,8 +46,12 @@ class Measures:
         self._failed = metrics.failed_batches.labels(name)
         self._look_again = 0.0
         self._lock = threading.Lock()
-        self._computed_rows = 0
-        self._computed_s = 0.0
+        # What a row took when the teachers were tried stands for a batch, until there are others.
+        self._computed_rows = ensemble.config.batching.max_rows if ensemble.plans.row_s else 0
+        self._computed_s = self._computed_rows * ensemble.plans.row_s
+        for teacher in self._teachers:  # what has not happened yet is 0: a rate sees the first time too
+            for counted in (metrics.teacher_errors, metrics.teacher_invalid_rows):
+                counted.labels(name, teacher)
 
     def answered(self, group: Group) -> Group:
         """Rows on their way to whoever asked; the same group."""
@@ -88,7 +92,7 @@ class Measures:
             weights: ``[K, B]``, as asked for.
             pair: for whom.
         """
-        self._record_times(outcome.took, weights.shape[1], pair)
+        self._record_times(outcome, weights.shape[1], pair)
         for k in outcome.failures:
             self._metrics.teacher_errors.labels(self._name, self._teachers[k]).inc()
         lost = ~outcome.valid & (weights > 0)
@@ -106,16 +110,14 @@ class Measures:
         """Rows got a target without all of their teachers."""
         self._degraded.inc(rows)
 
-    def _record_times(self, took: Sequence[Took], rows: int, pair: Pair) -> None:
-        asked_s = 0.0
-        for one in took:
+    def _record_times(self, outcome: Outcome, rows: int, pair: Pair) -> None:
+        for one in outcome.took:
             if one.fusion:
                 self._metrics.fusion_duration.labels(self._name, pair.operator.name).observe(one.seconds)
                 continue
             teacher = ALL_TEACHERS if one.teacher is None else self._teachers[one.teacher]
             self._metrics.inference_duration.labels(self._name, teacher).observe(one.seconds)
-            asked_s += one.seconds
-        if asked_s:
+        if asked_s := outcome.asked_s:
             with self._lock:
                 self._computed_rows += rows
                 self._computed_s += asked_s

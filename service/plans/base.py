@@ -114,6 +114,11 @@ class Outcome(NamedTuple):
     divergence: Array | None = None
     took: tuple[Took, ...] = ()
 
+    @property
+    def asked_s(self) -> float:
+        """How long teachers were asked; under the fused plan they are fused meanwhile."""
+        return sum(one.seconds for one in self.took if not one.fusion)
+
     def amended(self, rows: Array, part: "Outcome") -> "Outcome":
         """With those rows as they were answered again."""
         again, valid = self.again.copy(), self.valid.copy()

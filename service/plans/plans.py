@@ -29,7 +29,7 @@ from service.plans.trials import (
 from service.teachers.onnx import OnnxTeacher
 from service.teachers.remote import RemoteTeacher
 from service.teachers.session import Deadlines, Session
-from service.telemetry import logger
+from service.telemetry import Seldom, logger
 from soft_targets.wire import TensorSpec
 
 MOST_FUSED = 2  # pairs in the configuration; each has a session with all teachers in it
@@ -56,6 +56,7 @@ class Plans:
         apart: every teacher in its own session; a failed batch is asked there again.
         in_flight: how many batches should run at a time.
         threads: how many threads a session uses.
+        row_s: how many seconds of teachers' work a row took when they were tried; 0 where nobody has looked.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Plans:
         self._recorded: dict[Any, bytes] = {}  # while loading: graphs that several sessions are made of
         self._rows: Mapping[str, Array] = {}
         self._lock = threading.Lock()
+        self._seldom = Seldom()
         self.in_flight = sizing.in_flight or 1
         self.threads = sizing.threads or 1
+        self.row_s = 0.0
         self.apart = self._split("asked teacher by teacher")
 
     def close(self) -> None:
@@ -120,7 +123,7 @@ class Plans:
             found = spread(probe_of(plan, rows, one.temperature, one.weights, one.pair), _count(rows))
             self._check_spread(found, spread_limit, f"under the {plan.name} plan")
             self._chosen[key] = Chosen(plan, one.pair, found)
-            warm(plan, one, rows, max_rows=self._sizing.max_rows)
+            self.row_s = warm(plan, one, rows, max_rows=self._sizing.max_rows)
         self._recorded.clear()
         if all(chosen.plan.name != "split" for chosen in self._chosen.values()):
             for member in self._members:
@@ -200,7 +203,7 @@ class Plans:
         try:
             outcome = plan.run(inputs, temperature, weights, pair)
         except (GraphFailure, CannotRecord) as exc:
-            log.warning("batch asked again, teacher by teacher", where=self._where, error=str(exc))
+            self._tell_again(exc)
             return self._again(inputs, temperature, weights, pair)
         heard = outcome.valid | (weights == 0)
         rows = np.flatnonzero(~outcome.valid.all(axis=0) & (heard.all(axis=0) | self._partial))
@@ -243,8 +246,14 @@ class Plans:
             try:
                 return run(plan)
             except (GraphFailure, CannotRecord) as exc:
-                log.warning("batch asked again, teacher by teacher", where=self._where, error=str(exc))
+                self._tell_again(exc)
         return run(self.apart)._replace(again=np.ones(len(temperature), dtype=bool))
+
+    def _tell_again(self, error: Exception) -> None:
+        if batches := self._seldom.times("again"):
+            log.warning(
+                "batch asked again, teacher by teacher", where=self._where, error=str(error), batches=batches
+            )
 
     def _again(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
         outcome = self.apart.run(inputs, temperature, weights, pair)

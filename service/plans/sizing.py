@@ -53,11 +53,17 @@ def resized(rows: Mapping[str, Array], size: int) -> dict[str, Array]:
     return {name: np.resize(values, (size, *values.shape[1:])) for name, values in rows.items()}
 
 
-def warm(plan: Plan, one: Asked, rows: Mapping[str, Array], *, max_rows: int) -> None:
-    """Run the batch sizes that will occur, so that the first request does not wait for it."""
+def warm(plan: Plan, one: Asked, rows: Mapping[str, Array], *, max_rows: int) -> float:
+    """Run the batch sizes that will occur, so that the first request does not wait for it.
+
+    Returns:
+        How many seconds teachers were asked for a row of the largest.
+    """
+    asked_s = 0.0
     for size in sorted({*(2**power for power in range(max_rows.bit_length())), max_rows}):
         batch = resized(rows, size)
-        probe_of(plan, batch, one.temperature, one.weights, one.pair)(slice(0, size))
+        asked_s = probe_of(plan, batch, one.temperature, one.weights, one.pair)(slice(0, size)).asked_s
+    return asked_s / max_rows
 
 
 def processors() -> int:

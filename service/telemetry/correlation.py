@@ -2,6 +2,8 @@
 
 import re
 import secrets
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 import structlog
@@ -30,6 +32,18 @@ def trace_of(traceparent: bytes | None) -> tuple[bytes, str] | None:
     if found is None or (found[3] and found[1].startswith(b"00")):
         return None
     return found[1], found[2].decode("ascii")
+
+
+def current() -> str | None:
+    """The id of the request that the running task answers."""
+    found: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return found
+
+
+def of_requests(ids: Iterable[str | None]) -> AbstractContextManager[None]:
+    """Let the lines that are written in here say of which requests they are."""
+    known = list(dict.fromkeys(one for one in ids if one))
+    return structlog.contextvars.bound_contextvars(**({"request_ids": known} if known else {}))
 
 
 def bind(**values: str | None) -> None:

@@ -111,7 +111,7 @@ class Metrics:
         self.saved_device_seconds = self._counter(
             "saved_device_seconds_total",
             "Seconds of teachers' work that the rows saved would have taken, at what a row has taken since "
-            "the ensemble was loaded",
+            "the ensemble was loaded, trials included",
             ["ensemble"],
         )
 
@@ -127,7 +127,9 @@ class Metrics:
             buckets=SLOW_S,
         )
         self.batch_rows = self._histogram("batch_rows", "Rows of a batch", ["ensemble"], buckets=ROWS)
-        self.inferences = self._counter("inferences_total", "Rows that teachers were asked for", ["ensemble"])
+        self.inferences = self._counter(
+            "inferences_total", "Rows that teachers were asked for, to make targets", ["ensemble"]
+        )
         self.inference_duration = self._histogram(
             "inference_duration_seconds",
             "A batch in a teacher, or in one graph of all teachers ('*'); under the fused plan it fuses too",

@@ -10,7 +10,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, StatusCode
 
 from service.telemetry.correlation import outgoing_traceparent
 from service.telemetry.logs import logger
@@ -87,10 +87,16 @@ class _OtelBatch(BatchSpan):
     def __init__(self, tracer: trace.Tracer, span: Span) -> None:
         self.context: SpanContext = span.get_span_context()
         self._tracer = tracer
+        self._span = span
 
-    def part(self, name: str, began_ns: int, seconds: float) -> None:
+    def part(self, name: str, began_ns: int, seconds: float, *, error: str | None = None) -> None:
         span = self._tracer.start_span(name, _inside(self.context), start_time=began_ns)
+        if error is not None:
+            span.set_status(StatusCode.ERROR, error)
         span.end(began_ns + int(seconds * 1e9))
+
+    def failed(self, error: str) -> None:
+        self._span.set_status(StatusCode.ERROR, error)
 
 
 def _header(context: SpanContext) -> str:

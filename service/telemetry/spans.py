@@ -22,13 +22,21 @@ class BatchSpan:
 
     context: Any = None
 
-    def part(self, name: str, began_ns: int, seconds: float) -> None:
+    def part(self, name: str, began_ns: int, seconds: float, *, error: str | None = None) -> None:
         """A part of the batch, which is over.
 
         Args:
             name: what was done.
             began_ns: when, since the epoch.
             seconds: how long it took.
+            error: what went wrong, if anything did.
+        """
+
+    def failed(self, error: str) -> None:
+        """The batch has no answer.
+
+        Args:
+            error: why.
         """
 
 

@@ -55,7 +55,29 @@ async def test_the_cache_saves_what_a_row_has_taken(observe, rows):
     await toy.ask(rows)
     assert toy.value("saved_inferences_total", ensemble="toy") == 20
     took = sum(one["sum"] for one in toy.figures()["inference_duration_seconds"])
-    assert toy.value("saved_device_seconds_total", ensemble="toy") == pytest.approx(took)
+    tried = 8 * toy.engine.ensemble("toy").plans.row_s  # a batch at start
+    expected = 20 * (tried + took) / (8 + 20)
+    assert toy.value("saved_device_seconds_total", ensemble="toy") == pytest.approx(expected)
+
+
+async def test_what_was_kept_before_the_server_began_is_in_the_bill_too(observe, rows, tmp_path):
+    text = f"cache: {{url: 'lmdb://{tmp_path}/kept?max_bytes=16MiB'}}\n{CONFIG}"
+    assert await observe(text).ask(rows) == ["miss"] * 20
+    again = observe(text)
+    assert await again.ask(rows) == ["hit"] * 20
+    row_s = again.engine.ensemble("toy").plans.row_s
+    assert row_s > 0
+    assert again.value("inferences_total", ensemble="toy") == 0
+    assert again.value("saved_device_seconds_total", ensemble="toy") == pytest.approx(20 * row_s)
+
+
+def test_what_has_not_happened_yet_is_nought(observe):
+    toy = observe()
+    with toy.client() as client:
+        client.get("/metrics")  # the first one already says so
+    for name in ("teacher_errors_total", "teacher_invalid_rows_total"):
+        assert toy.value(name, ensemble="toy", teacher="one") == 0
+    assert toy.value("rejected_requests_total", reason="queue_full") == 0
 
 
 async def test_a_teacher_that_alone_decides_agrees_with_the_pool(observe, rows):
@@ -116,7 +138,7 @@ async def test_teachers_that_fail_are_counted_by_name(observe, rows):
     rows[0, 0] = 99
     assert await toy.ask(rows[:8]) == ["miss"] * 8
     assert toy.value("teacher_errors_total", ensemble="toy", teacher="two") == 1
-    assert toy.value("teacher_errors_total", ensemble="toy", teacher="one") is None
+    assert toy.value("teacher_errors_total", ensemble="toy", teacher="one") == 0
     assert toy.value("teacher_invalid_rows_total", ensemble="toy", teacher="two") == 8
     assert toy.value("quorum_degraded_rows_total", ensemble="toy") == 8
 

@@ -6,6 +6,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from service.auth import new_key
+from service.telemetry import Seldom
 
 LOGGED = "server: {access_log: true}\n" + CONFIG
 BODY = {"inputs": {"x": [[1, 2, 3, 4], [5, 6, 7, 8]]}}
@@ -101,6 +102,41 @@ def test_a_line_says_what_was_asked_and_how_it_was_answered(logged):
 def test_a_trace_is_returned_where_it_is_one(logged, given, returned):
     client, _ = logged
     assert client.get("/livez", headers={"traceparent": given}).headers.get("traceparent") == returned
+
+
+@pytest.mark.parametrize("fault", ["raise_above", "nan_above"])
+def test_a_teacher_that_fails_is_said_with_the_requests_and_not_of_every_batch(observe, fault):
+    toy = observe(CONFIG.replace("seed=2", f"seed=2&{fault}=4"))
+    with toy.client() as client, capture_logs([merge_contextvars]) as lines:
+        for name in ("first", "second", "third"):
+            client.post(PATH, json=BODY | {"row_ids": [name, "other"]}, headers={"x-request-id": name})
+    (line,) = [line for line in lines if line["event"] == "teacher failed"]
+    assert (line["teacher"], line["batches"], line["request_ids"]) == ("two", 1, ["first"])
+    assert "request_id" not in line
+
+
+def test_a_batch_that_fails_is_said_with_its_requests(observe, monkeypatch):
+    toy = observe()
+
+    def broken(*_, **__):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(toy.engine.ensemble("toy").plans, "run", broken)
+    with toy.client() as client, capture_logs([merge_contextvars]) as lines:
+        client.post(PATH, json=BODY, headers={"x-request-id": "mine"})
+    (line,) = [line for line in lines if line["event"] == "batch failed"]
+    assert line["request_ids"] == ["mine"]
+
+
+def test_what_happens_again_and_again_is_said_now_and_then():
+    now = 0.0
+    seldom = Seldom(60, clock=lambda: now)
+    assert [seldom.times("one") for _ in range(4)] == [1, 0, 0, 0]
+    assert seldom.times("other") == 1
+    now = 59.0
+    assert seldom.times("one") == 0
+    now = 60.0
+    assert [seldom.times("one"), seldom.times("one")] == [5, 0]
 
 
 def test_there_are_no_lines_unless_they_are_asked_for(observe):

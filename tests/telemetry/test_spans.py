@@ -11,6 +11,7 @@ from observed import CONFIG, PATH
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from service.telemetry import open_spans
 from service.telemetry.otel import OtelSpans
@@ -78,6 +79,28 @@ def test_a_teacher_elsewhere_is_told_of_the_trace(observe):
         assert [one.headers.get("traceparent") for one in server.received] == [
             f"00-{ids}-{batch.context.trace_flags:02x}"
         ]
+
+
+def test_what_went_wrong_is_an_error_in_its_span(observe):
+    traced = Traced(observe, CONFIG.replace("seed=2", "seed=2&raise_above=4"))
+    with traced.toy.client() as client:
+        client.post(PATH, json=BODY).raise_for_status()
+    (failed,), (sound,) = traced.named("teacher.two"), traced.named("teacher.one")
+    assert failed.status.status_code is StatusCode.ERROR
+    assert "two" in failed.status.description
+    assert sound.status.is_unset
+
+
+def test_a_batch_without_an_answer_is_an_error(traced, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(traced.toy.engine.ensemble("toy").plans, "run", broken)
+    with traced.toy.client() as client:
+        client.post(PATH, json=BODY).raise_for_status()
+    (batch,) = traced.named("batch")
+    assert batch.status.status_code is StatusCode.ERROR
+    assert "no memory" in batch.status.description
 
 
 def test_a_hit_needs_no_teacher(traced):
