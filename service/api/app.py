@@ -60,6 +60,7 @@ def create_app(
         title="soft-targets",
         version=service.__version__,
         lifespan=lifespan,
+        redirect_slashes=False,  # to where the request's Host says, and in the clear behind a proxy
         responses=openapi.ERRORS,
         telemetry={
             "tracer_provider": engine.spans.provider,

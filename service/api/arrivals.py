@@ -49,7 +49,7 @@ class Arrivals(HttpToolsProtocol):
             return
         if self._unparsed > self.longest_head:  # of one header, or of what stands between chunks of a body
             self.refuse(self._too_long())
-        elif self._arriving and self._deadline is None:
+        elif self._deadline is None and (self._arriving or self._idle()):
             self._deadline = self.loop.call_later(self.arrival_s, self._late)
 
     def on_message_begin(self) -> None:
@@ -65,9 +65,10 @@ class Arrivals(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer behind a body: those would be kept too."""
-        super().on_header(name, value)
-        self._count(len(name) + len(value))
+        """A header; or a trailer behind a body, which is none: proxies have not looked at it."""
+        if self._in_head:
+            super().on_header(name, value)
+        self._count(len(name) + len(value) + len(b": \r\n"))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -76,6 +77,9 @@ class Arrivals(HttpToolsProtocol):
             self._refused = BadInput(
                 "only HTTP/1.1 is spoken here: send a request that has a body without Upgrade"
             )
+            raise self._refused
+        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+            self._refused = BadInput("of transfer codings only chunked is read; send the body as it is")
             raise self._refused
         self._in_head, self._unparsed = False, 0
         super().on_headers_complete()
@@ -139,6 +143,14 @@ class Arrivals(HttpToolsProtocol):
             self.refuse(
                 TooSlow(f"the request was not whole after {self.arrival_s:g} s (limits.request_timeout_s)")
             )
+
+    def _idle(self) -> bool:
+        """Whether nothing is answered and uvicorn has no timer: a byte between two requests ends it."""
+        cycle = self.cycle
+        return (cycle is None or cycle.response_complete) and self.timeout_keep_alive_task is None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nobody need know: it is answered as HTTP/1.1."""
 
     def _waits(self) -> bool:
         """Whether a request before this one is being answered: then it is not read, and not late."""

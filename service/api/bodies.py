@@ -1,7 +1,8 @@
 """Bodies: rows out of JSON or Arrow."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,12 @@ from service.model import Array
 from soft_targets import wire
 
 TOP_KEYS = ("inputs", "row_ids")
+# Reading so much JSON takes about a millisecond: above it, it leaves the event loop.
+LONG_JSON_BYTES = 1 << 18
+# Of a body that holds no rows.
+MOST_DOCUMENT_BYTES = 1 << 20
+
+T = TypeVar("T")
 
 
 class ClientGone(Exception):
@@ -41,7 +48,7 @@ async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -
     if said.isdigit():
         if int(said) > limit:
             raise TooLarge(f"the body has {said} bytes, at most {limit} are taken; split the rows")
-        load.add(size=int(said))
+        load.check(size=int(said))  # what has not come takes no room of others
     chunks, size, more = [], 0, True
     while more:
         message = await receive()
@@ -51,8 +58,7 @@ async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"the body has more than {limit} bytes; split the rows")
-        if not said.isdigit():
-            load.add(size=len(chunk))
+        load.add(size=len(chunk))
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)
@@ -85,6 +91,11 @@ def read(
         raise BadInput(str(exc)) from None
     _some(asked.row_ids)
     return asked
+
+
+async def aside(body: bytes, read: Callable[[], T]) -> T:
+    """What is read of a body of JSON; of a long one in a thread, as others are answered meanwhile."""
+    return await asyncio.to_thread(read) if len(body) > LONG_JSON_BYTES else read()
 
 
 def document_of(body: bytes | bytearray, *, max_depth: int) -> Any:
@@ -135,6 +146,7 @@ def _rows(document: Any, ensemble: Ensemble, max_rows: int) -> tuple[pa.Array, d
         return row_ids, {}
     inputs = {}
     for name, spec in ensemble.inputs.items():
+        _check_nesting(given[name], spec, name)
         values = wire.cast(_regular(given[name], spec, name), spec.dtype, name=name)
         wire.check_shape(values, spec, name)
         inputs[name] = values
@@ -160,39 +172,78 @@ def _row_ids(ids: Any, count: int) -> pa.Array:
     return wire.row_id_array(ids)
 
 
+def _check_nesting(rows: list[Any], spec: wire.TensorSpec, name: str) -> None:
+    """Refuse rows of another shape by the lengths of their lists, before anybody looks at what is in them.
+
+    Raises:
+        BadInput: naming the first such row.
+    """
+    for position, row in enumerate(rows):
+        if not _nests(row, spec.shape):
+            shape = _shape_of(row)
+            hint = "; one row is a list of one: [row]" if (len(rows), *shape) == spec.shape else ""
+            raise BadInput(f"input {name!r}: row {position} has shape {shape}; it takes {spec}{hint}")
+
+
+def _nests(value: Any, shape: tuple[int, ...]) -> bool:
+    if not shape:
+        return not isinstance(value, list)
+    if not isinstance(value, list) or len(value) != shape[0]:
+        return False
+    if len(shape) == 1:
+        return list not in set(map(type, value))
+    return all(_nests(inner, shape[1:]) for inner in value)
+
+
+def _shape_of(value: Any) -> list[int]:
+    """Of lists within lists, as far as the first of each goes."""
+    found = []
+    while isinstance(value, list):
+        found.append(len(value))
+        value = value[0] if value else None
+    return found
+
+
 def _regular(rows: list[Any], spec: wire.TensorSpec, name: str) -> Any:
-    """Rows of one shape as an array that says what the JSON says.
+    """Rows of the right shape as an array that says what the JSON says.
 
     numpy finds one dtype for numbers of several kinds: it would round an integer beside a fraction and take
     true for 1 before the cast could refuse it.
     """
-    try:
-        values = np.asarray(rows)
-    except ValueError:
-        raise _ragged(rows, spec, name) from None
+    values = np.asarray(rows)
     if spec.dtype == "utf8" or values.dtype.kind not in "biuf":
         return np.asarray(rows, dtype=object)  # text beside numbers stays what it is, and is refused by name
     if values.dtype.kind == "b":
         return values
-    scalars = list(_scalars(rows))
-    if any(isinstance(value, bool) for value in scalars):
+    exact = np.asarray(rows, dtype=object)
+    kinds = set(map(type, exact.ravel()))
+    if bool in kinds:
         raise BadInput(f"input {name!r}: true and false among numbers; it takes {spec}")
-    if values.dtype.kind == "f":
-        integers = [value for value in scalars if isinstance(value, int)]
-        if spec.dtype[1] in "iu" and len(integers) == len(scalars):
+    if values.dtype.kind == "f" and int in kinds:
+        if spec.dtype[1] in "iu" and kinds == {int}:
             return _whole(rows, spec, name)
         if spec.dtype[1] == "f":
-            for value in integers:
-                wire.cast([value], spec.dtype, name=name)
+            _check_integers(exact, spec, name)
     return values
 
 
-def _scalars(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        for inner in value:
-            yield from _scalars(inner)
-    else:
-        yield value
+def _check_integers(exact: Array, spec: wire.TensorSpec, name: str) -> None:
+    """Refuse integers that a float of the input cannot hold, where numpy has made floats of them already.
+
+    Args:
+        exact: the numbers as they were sent, an object array.
+        spec: of the input.
+        name: of the input.
+
+    Raises:
+        InputError: naming the first.
+    """
+    integers = np.where(np.frompyfunc(lambda value: type(value) is int, 1, 1)(exact).astype(bool), exact, 0)
+    beyond = ((integers >= 1 << 63) | (integers < -(1 << 63))).astype(bool)
+    for value in set(integers[beyond]):
+        wire.cast([value], spec.dtype, name=name)
+    integers[beyond] = 0
+    wire.cast(integers.astype(np.int64), spec.dtype, name=name)
 
 
 def _whole(rows: list[Any], spec: wire.TensorSpec, name: str) -> Array:
@@ -203,15 +254,3 @@ def _whole(rows: list[Any], spec: wire.TensorSpec, name: str) -> Array:
         raise BadInput(
             f"input {name!r}: an integer is beyond {spec.dtype}; send values in its range"
         ) from None
-
-
-def _ragged(rows: list[Any], spec: wire.TensorSpec, name: str) -> BadInput:
-    """Names the first row that differs."""
-    for position, row in enumerate(rows):
-        try:
-            shape = np.asarray(row).shape
-        except ValueError:
-            return BadInput(f"input {name!r}: row {position} is ragged; it takes {spec}")
-        if shape != spec.shape:
-            return BadInput(f"input {name!r}: row {position} has shape {list(shape)}; it takes {spec}")
-    return BadInput(f"input {name!r}: rows differ in shape; it takes {spec}")

@@ -1,5 +1,6 @@
 """``POST /v1/ensembles/{ensemble}/guarantees``: what pooling bought on the rows of a request."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,7 +13,9 @@ from service.config import Limits
 from service.engine.engine import Engine
 from service.engine.ensemble import Ensemble
 from service.errors import BadInput
-from service.model import nearest
+from service.model import Array, nearest
+
+FIGURE_BYTES = 8  # of a probability, while it is looked at
 
 
 class QuantityInfo(BaseModel):
@@ -55,13 +58,22 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
             await load.admit()
             limit = int(limits.max_body_bytes)
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
-            document = bodies.document_of(body, max_depth=limits.max_json_depth)
-            labels = document.pop("labels", None) if isinstance(document, dict) else None
-            row_ids, inputs = bodies.rows_of(document, found, max_rows=limits.max_rows_per_request)
-            await load.take(rows=len(row_ids))
-            indices = None if labels is None else _indices(labels, found, len(row_ids))
+            asked_of = partial(_asked_of, body, found, limits)
+            rows, inputs, indices = await bodies.aside(body, asked_of)
+            figures = (len(found.members) + 1) * len(found.classes)
+            await load.take(rows=rows, size=rows * figures * FIGURE_BYTES)
             quantities = await engine.guarantees(found, effective, inputs, indices)
         return GuaranteesInfo.model_validate({"quantities": quantities})
+
+
+def _asked_of(
+    body: bytes, ensemble: Ensemble, limits: Limits
+) -> tuple[int, dict[str, Array], list[int] | None]:
+    """How many rows, the rows, and their labels' indices, where they are given."""
+    document = bodies.document_of(body, max_depth=limits.max_json_depth)
+    labels = document.pop("labels", None) if isinstance(document, dict) else None
+    row_ids, inputs = bodies.rows_of(document, ensemble, max_rows=limits.max_rows_per_request)
+    return len(row_ids), inputs, None if labels is None else _indices(labels, ensemble, len(row_ids))
 
 
 def _indices(labels: Any, ensemble: Ensemble, rows: int) -> list[int]:

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -81,8 +83,8 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
             limit = int(limits.max_body_bytes)
             await load.admit()
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
-            document = bodies.document_of(body, max_depth=limits.max_json_depth)
-            row_ids, inputs = bodies.rows_of(document, found, max_rows=limits.max_rows_per_request)
+            asked_of = partial(_asked_of, body, found, limits)
+            row_ids, inputs = await bodies.aside(body, asked_of)
             figures = (2 * len(found.members) + 1) * len(found.classes)
             most = max(1, MOST_FIGURES // figures)
             if len(row_ids) > most:
@@ -94,6 +96,11 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
             said = await say(engine.cache, found, effective, inputs)
             content = await asyncio.to_thread(_written, found, effective, row_ids.to_pylist(), said)
         return Response(content, media_type=media.JSON)
+
+
+def _asked_of(body: bytes, ensemble: Ensemble, limits: Limits) -> tuple[pa.Array, dict[str, Array]]:
+    document = bodies.document_of(body, max_depth=limits.max_json_depth)
+    return bodies.rows_of(document, ensemble, max_rows=limits.max_rows_per_request)
 
 
 def _written(ensemble: Ensemble, effective: Effective, row_ids: Sequence[int | str], said: Said) -> bytes:

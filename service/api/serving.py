@@ -145,6 +145,7 @@ def config_of(
         app,
         loop="uvloop",
         http=type("Connection", (Connection,), bounds),
+        ws="none",
         ssl_certfile=settings.server.tls_certificate_file,
         ssl_keyfile=settings.server.tls_key_file,
         log_config=None,

@@ -25,7 +25,7 @@ from soft_targets.wire import ARROW, Request
 
 # Reading this much out of a body takes about a millisecond: above it, it leaves the event loop. Not below:
 # while the loop is busy, getting back to it takes as long (docs/performance.md).
-LONG_BODY_BYTES = {ARROW: 1 << 21, media.JSON: 1 << 18}
+LONG_BODY_BYTES = {ARROW: 1 << 21, media.JSON: bodies.LONG_JSON_BYTES}
 # Likewise for writing this much of values into a reply.
 LONG_REPLY_BYTES = {ARROW: 1 << 18, media.JSON: 1 << 14, media.NDJSON: 1 << 14}
 

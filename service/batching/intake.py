@@ -95,8 +95,8 @@ class Load:
         if self._intake.quotas is not None:
             await self._intake.quotas.spend(self._key, rows)
 
-    def add(self, *, rows: int = 0, size: int = 0) -> None:
-        """Count more of the request.
+    def check(self, *, rows: int = 0, size: int = 0) -> None:
+        """Whether there is room for more of the request; what is only announced takes none.
 
         Raises:
             QueueFull: others have to leave first.
@@ -112,12 +112,22 @@ class Load:
         if intake.rows + rows > intake.max_rows or intake.size + size > intake.max_bytes:
             intake.refused += 1
             raise QueueFull("too much is being answered; ask again in a moment")
-        if intake.quotas is not None and rows:
-            intake.quotas.enter(self._key, rows)
+        if intake.quotas is not None:
+            intake.quotas.check_in_flight(self._key, rows=rows, size=size, own_size=self._size)
+
+    def add(self, *, rows: int = 0, size: int = 0) -> None:
+        """Count more of the request.
+
+        Raises:
+            QueueFull, TooLarge, QuotaExceeded: as ``check``.
+        """
+        self.check(rows=rows, size=size)
+        if self._intake.quotas is not None:
+            self._intake.quotas.enter(self._key, rows=rows, size=size)
         self._rows += rows
         self._size += size
-        intake.rows += rows
-        intake.size += size
+        self._intake.rows += rows
+        self._intake.size += size
 
     def __enter__(self) -> Self:
         self._intake.check()
@@ -129,7 +139,7 @@ class Load:
     ) -> None:
         self._intake.rows -= self._rows
         self._intake.size -= self._size
-        if self._intake.quotas is not None and self._rows:
-            self._intake.quotas.leave(self._key, self._rows)
+        if self._intake.quotas is not None:
+            self._intake.quotas.leave(self._key, rows=self._rows, size=self._size)
         self._intake.requests -= 1
         self._intake.left()

@@ -11,7 +11,7 @@ import numpy as np
 from service.batching.batcher import Part
 from service.engine.ensemble import Effective, Ensemble
 from service.engine.measuring import Measures
-from service.errors import TeacherFailure
+from service.errors import BadInput, TeacherFailure
 from service.guarantees import report
 from service.model import Array, RowFailure
 from service.plans.base import Outcome
@@ -248,6 +248,7 @@ def examine(
 
     Raises:
         TeacherFailure: a teacher failed.
+        BadInput: there is no row that every teacher answered.
     """
     rows = len(next(iter(inputs.values())))
     temperature, weights = asked_alike(effective, rows)
@@ -255,6 +256,8 @@ def examine(
     for place, message in found.failures.items():
         raise TeacherFailure(message, teacher=ensemble.members[place].teacher.name)
     judged = np.asarray((found.valid | (weights == 0)).all(axis=0))
+    if not judged.any():
+        raise BadInput("no row of these was answered by every teacher; soft targets of them say why")
     kept = None if labels is None else [label for label, one in zip(labels, judged, strict=True) if one]
     return report(
         effective.pair.operator,

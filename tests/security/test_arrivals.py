@@ -7,6 +7,8 @@ from unittest.mock import ANY
 
 import pytest
 
+from service.auth import Scope, new_key
+
 LIMITS = "max_header_bytes: 4KiB, max_body_bytes: 64KiB, max_rows_per_request: 100"
 PATH = "/v1/ensembles/toy/soft-targets"
 ENDLESS = 1 << 26  # more than what the kernel keeps on the way
@@ -90,7 +92,7 @@ def everything_is_given_back(server):
 def test_a_head_of_just_the_limit_is_read(connect):
     wire = connect()
     others = (PATH, "Host", "test", "Content-Type", "application/json", "Content-Length", "51", "X")
-    filler = 4096 - len("".join(others))
+    filler = 4096 - len("".join(others)) - 4 * len(": \r\n")
     wire.send(post(BODY, headers=f"X: {'a' * filler}\r\n"))
     assert wire.reply()[0] == 200
     wire.send(post(BODY, headers=f"X: {'a' * (filler + 1)}\r\n"))
@@ -151,6 +153,7 @@ def test_trailers_without_end_are_refused(connect):
         b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         b"GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\n\r\n",
         CHUNKED + b"nonsense\r\n",
@@ -188,6 +191,16 @@ def test_a_request_that_is_not_whole_in_time_is_refused(served, connect, begin):
     assert (slow.engine.intake.rows, slow.engine.intake.size) == (0, 0)
 
 
+def test_what_is_announced_and_does_not_come_takes_no_room(server, connect):
+    wire, other = connect(), connect()
+    wire.send(post()[:-10])
+    other.send(post())  # by when it is answered the first one has been read
+    assert other.reply()[0] == 200
+    assert (server.engine.intake.requests, server.engine.intake.size) == (1, len(BODY) - 10)
+    wire.send(post()[-10:])
+    assert wire.reply()[0] == 200
+
+
 def test_a_connection_that_says_nothing_is_closed(served, connect):
     connect(served("request_timeout_s: 0.5, slow_reader_s: 1")).hung_up()
 
@@ -212,23 +225,43 @@ def test_a_body_behind_an_upgrade_is_not_taken_for_a_request(connect, upgrade, l
     assert "without Upgrade" in wire.refused(400, "bad_input")
 
 
-def test_an_upgrade_without_a_body_is_a_request_like_any_other(connect):
+WEBSOCKET = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
+
+@pytest.mark.parametrize("upgrade", [UPGRADE, WEBSOCKET])
+def test_an_upgrade_without_a_body_is_a_request_like_any_other(connect, upgrade):
     wire = connect()
     for _ in range(2):
-        wire.send(f"GET /livez HTTP/1.1\r\nHost: test\r\n{UPGRADE}\r\n".encode())
+        wire.send(f"GET /livez HTTP/1.1\r\nHost: test\r\n{upgrade}\r\n".encode())
         assert wire.reply() == (200, ANY, {"live": True})
 
 
-def test_a_websocket_is_refused_and_its_connection_forgotten(served, connect):
-    slow = served("request_timeout_s: 0.5, slow_reader_s: 1")
-    wire = connect(slow)
-    wire.send(
-        b"GET /livez HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    )
-    assert wire.file.read().startswith(b"HTTP/1.1 403")
-    connect(slow).hung_up()  # as long as the first would have had
-    assert not slow.server.server_state.connections
+@pytest.mark.parametrize("upgrade", [UPGRADE, WEBSOCKET])
+def test_a_connection_that_offers_another_protocol_has_the_same_time(served, connect, upgrade):
+    wire = connect(served("request_timeout_s: 0.5, slow_reader_s: 1"))
+    wire.send(f"GET /livez HTTP/1.1\r\nHost: test\r\n{upgrade}X: ".encode())
+    wire.refused(408, "too_slow")
+
+
+def test_a_byte_between_two_requests_keeps_no_connection_open(served, connect):
+    wire = connect(served("request_timeout_s: 0.5, slow_reader_s: 1"))
+    wire.send(post())
+    assert wire.reply()[0] == 200
+    wire.send(b"\r\n")
+    wire.hung_up()
+
+
+def test_a_trailer_is_no_header(served, connect, tmp_path):
+    key, _ = new_key(tmp_path / "keys.jsonl", [Scope.TARGETS_READ])
+    wire = connect(served(LIMITS, auth=f"auth: {{keys_file: {tmp_path}/keys.jsonl}}\n"))
+    ask = b"GET /v1/ensembles HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n"
+    wire.send(ask + f"\r\n0\r\nX-API-Key: {key}\r\n\r\n".encode())
+    assert wire.reply()[0] == 401
+    wire.send(ask + f"X-API-Key: {key}\r\n\r\n0\r\n\r\n".encode())
+    assert wire.reply()[0] == 200
 
 
 def test_a_connection_that_was_idle_begins_its_time_anew(served, connect):

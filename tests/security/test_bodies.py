@@ -161,11 +161,52 @@ def test_elsewhere_nothing_is_inflated(client, line):
 
 
 def test_arrow_that_inflates_beyond_the_limit_is_refused(client):
-    values = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(6 << 16, np.float32)), 6)
-    batch = pa.record_batch({"x": values})
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(6 * 5, np.float32)), 6)
+    batch = pa.record_batch({"x": values, "row_id": pa.array([f"{row}" * 100_000 for row in range(5)])})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
         stream.write_batch(batch)
     bomb = sink.getvalue().to_pybytes()
     assert len(bomb) < MOST_BYTES
-    refused(send(client, ASK, bomb, {"Content-Type": wire.ARROW}), 413, "too_large")
+    said = refused(send(client, ASK, bomb, {"Content-Type": wire.ARROW}), 413, "too_large")
+    assert "more than 262144 bytes" in said
+
+
+@pytest.mark.parametrize("line", [ASK, GUARANTEES, OPINIONS])
+@pytest.mark.parametrize("row", ["1.5,1", "1", "[]", "[[1]]", '"a"'])
+def test_of_rows_of_another_shape_nothing_is_looked_at_but_that(client, monkeypatch, line, row):
+    def looked(*_):
+        raise AssertionError("its numbers were looked at")
+
+    monkeypatch.setattr("service.api.bodies._regular", looked)
+    body = f'{{"inputs": {{"x": [[{",".join([row] * 5000)}]]}}}}'.encode()
+    assert "it takes <f4 of shape [6]" in refused(send(client, line, body), 400, "bad_input")
+
+
+def test_large_integers_beside_fractions_are_judged_together(client, monkeypatch):
+    calls = []
+    cast = wire.cast
+    monkeypatch.setattr(
+        "soft_targets.wire.cast", lambda *given, **named: calls.append(1) or cast(*given, **named)
+    )
+    rows = [[0.5, 3, 4, 1 << 40, -(1 << 62), 1]] * MOST_ROWS
+    body = json.dumps({"inputs": {"x": rows}}).encode()
+    assert send(client, ASK, body).status_code == 200
+    assert len(calls) <= 3
+    for odd in ((1 << 40) + 1, (1 << 64) + 1, -(1 << 62) - 1, 10**400):
+        rows = [[0.5, 3, 4, 5, 6, 1]] * 3 + [[0.5, 3, 4, odd, 6, 1]]
+        said = refused(send(client, ASK, json.dumps({"inputs": {"x": rows}}).encode()), 400, "bad_input")
+        assert "cannot be kept as <f4" in said or "beyond" in said or "not a number" in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "PUT /v1/ensembles/{ensemble}/recipes/{recipe}",
+        "POST /v2/repository/index",
+        "POST /v2/repository/models/{model}/load",
+    ],
+)
+def test_documents_are_small_whatever_bodies_may_be(client, monkeypatch, line):
+    monkeypatch.setattr("service.api.bodies.MOST_DOCUMENT_BYTES", 1000)
+    assert "at most 1000 are taken" in refused(send(client, line, b" " * 1001), 413, "too_large")

@@ -13,7 +13,8 @@ from service.engine.changes import Alone
 from service.engine.engine import Engine
 from soft_targets import Client, wire
 
-V1, V2, GUARANTEES = "/v1/ensembles/toy/soft-targets", "/v2/models/toy/infer", "/v1/ensembles/toy/guarantees"
+V1, V2 = "/v1/ensembles/toy/soft-targets", "/v2/models/toy/infer"
+GUARANTEES, OPINIONS = "/v1/ensembles/toy/guarantees", "/v1/ensembles/toy/opinions"
 
 
 def v1_body(rows):
@@ -25,7 +26,7 @@ def v2_body(rows):
     return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 6], "data": data}]}
 
 
-BODIES = {V1: v1_body, V2: v2_body, GUARANTEES: v1_body}
+BODIES = {V1: v1_body, V2: v2_body, GUARANTEES: v1_body, OPINIONS: v1_body}
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_without_keys_everyone_has_one_quota(serve):
 
 def test_rows_in_flight_are_bounded_by_key(serve):
     client, engine, (one, two) = serve("max_rows_per_request: 50, rows_in_flight_per_key: 60")
-    engine.intake.quotas.enter("one", 55)
+    engine.intake.quotas.enter("one", rows=55)
     for path, body in BODIES.items():
         assert refused(client.post(path, json=body(6), headers=one)) == 1
         assert client.post(path, json=body(5), headers=one).status_code == 200

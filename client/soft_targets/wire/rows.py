@@ -139,11 +139,11 @@ def _odd_one(source: Array) -> str:
 
 
 def _inexact(source: Array, result: Array) -> Array:
-    """Where an integer did not survive becoming a float; only large ones need a look."""
-    exact_up_to = 2 ** (np.finfo(result.dtype).nmant + 1)
-    doubtful = (source > exact_up_to) | (source < -exact_up_to if source.dtype.kind == "i" else False)
-    lost = np.zeros(source.shape, dtype=bool)
-    for where in zip(*np.nonzero(doubtful), strict=True):
-        value = float(result[where])
-        lost[where] = not np.isfinite(value) or int(value) != int(source[where])
-    return lost
+    """Where an integer did not survive becoming a float."""
+    limits = np.iinfo(source.dtype)
+    back = np.atleast_1d(result.astype(np.float64))
+    # Twice half of it: the largest integer itself would round up to what is beyond.
+    fits = (back >= float(limits.min)) & (back < 2.0 * (limits.max // 2 + 1))
+    lost = ~fits
+    lost[fits] = back[fits].astype(source.dtype) != np.atleast_1d(source)[fits]
+    return lost.reshape(source.shape)

@@ -2,23 +2,26 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic_core import to_json
 
+from service.api.access import key_of
 from service.api.console.look import Served, look
 from service.api.metrics import Gather
 from service.engine.changes import Changes
 from service.engine.engine import Engine
 from service.engine.ensemble import Ensemble, Overrides
-from service.errors import NotReady, QueueFull
+from service.errors import NotReady, QueueFull, QuotaExceeded
 from service.telemetry.figures import snapshot
 
 EVERY_S = 1.0
-MOST_LISTENERS = 32
+RETRY_S = 5
+MOST_LISTENERS, MOST_OF_A_KEY = 32, 8
 
 
 class Events:
@@ -32,7 +35,7 @@ class Events:
     def __init__(self, look: Callable[[], Awaitable[Mapping[str, Any]]], *, every_s: float = EVERY_S) -> None:
         self._look = look
         self._every_s = every_s
-        self._listeners = 0
+        self._listeners = Counter[str]()
         self._ended = asyncio.Event()
         self._taking = asyncio.Lock()
         self._taken = -float("inf")
@@ -42,19 +45,26 @@ class Events:
         """Let all listeners go, as the server drains."""
         self._ended.set()
 
-    async def seat(self) -> AsyncIterator[None]:
+    async def seat(self, request: Request) -> AsyncIterator[None]:
         """A listener's place, held as long as it is served.
 
         Raises:
             QueueFull: there are too many.
+            QuotaExceeded: there are too many of its key.
         """
-        if self._listeners >= MOST_LISTENERS:
-            raise QueueFull(f"{self._listeners} listen to the live figures already; ask again later")
-        self._listeners += 1
+        key = key_of(request.scope)
+        if self._listeners.total() >= MOST_LISTENERS:
+            raise QueueFull(f"{MOST_LISTENERS} listen to the live figures already; ask again later")
+        if key and self._listeners[key] >= MOST_OF_A_KEY:
+            raise QuotaExceeded(
+                f"{MOST_OF_A_KEY} listen to the live figures with the key {key!r} already; end one of them",
+                retry_after_s=RETRY_S,
+            )
+        self._listeners[key] += 1
         try:
             yield
         finally:
-            self._listeners -= 1
+            self._listeners[key] -= 1
 
     async def all(self) -> AsyncIterator[ServerSentEvent]:
         """The events of one listener, until the server drains."""

@@ -6,9 +6,12 @@ import math
 
 import httpx2
 import numpy as np
+import pytest
+from fastapi import Request
 
 from service.api.console.events import Events
 from service.api.console.look import Served, look
+from service.errors import QuotaExceeded
 from service.telemetry import Metrics
 from service.telemetry.figures import snapshot, taken
 
@@ -77,6 +80,19 @@ def test_there_are_only_so_many_listeners(client, monkeypatch):
     reply = client.get("/v1/events")
     assert (reply.status_code, reply.json()["code"]) == (503, "queue_full")
     assert "retry-after" in reply.headers
+
+
+async def test_a_key_has_some_of_the_places_and_not_all():
+    events = Events(None)
+    one, other = ({"type": "http", "state": {"key": key}} for key in ("one", "other"))
+    taken = [events.seat(Request(one)) for _ in range(8)]
+    for seat in taken:
+        await anext(seat)
+    with pytest.raises(QuotaExceeded, match="with the key 'one' already"):
+        await anext(events.seat(Request(one)))
+    await anext(events.seat(Request(other)))
+    await taken[0].aclose()
+    await anext(events.seat(Request(one)))
 
 
 def looks(reply):
