@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 from locust import HttpUser, constant, task
+from locust.exception import StopUser
 
 from soft_targets import wire
 
 ROWS = 128
 KEPT = 16  # requests whose rows are asked for again and again
 KEY = os.environ.get("SOFT_TARGETS_KEY")
+HINT = "" if KEY else "; no key was sent: SOFT_TARGETS_KEY has it"
 
 
 class Asking(HttpUser):
@@ -33,7 +35,11 @@ class Asking(HttpUser):
     def on_start(self) -> None:
         if KEY:
             self.client.headers["Authorization"] = f"Bearer {KEY}"
-        said = self.client.get("/v1/ensembles", name="(start)").json()["ensembles"]
+        reply = self.client.get("/v1/ensembles", name="(start)")
+        if reply.status_code != 200:  # noqa: PLR2004 - of HTTP
+            self.environment.runner.quit()
+            raise StopUser(f"{self.host} said {reply.status_code}: {reply.text or reply.reason}{HINT}")
+        said = reply.json()["ensembles"]
         wanted = os.environ.get("ENSEMBLE", said[0]["name"])
         described = next(one for one in said if one["name"] == wanted)
         ((self.input, spec),) = described["inputs"].items()

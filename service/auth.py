@@ -143,7 +143,10 @@ def open_access(auth: Auth) -> Access:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such keys file; make one with '{MAKE_ONE}'") from None
+        raise ConfigError(
+            f"{path}: no such keys file; make one with '{MAKE_ONE}', or name it by its whole path: others "
+            "begin at the configuration's folder"
+        ) from None
     except OSError as exc:
         raise ConfigError(f"{path}: the keys file cannot be read: {exc.strerror}") from None
     keys = _parse(path, text)

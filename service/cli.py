@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -89,12 +89,13 @@ def serve(
     from service.api import banner  # noqa: PLC0415
     from service.api.app import create_app  # noqa: PLC0415
     from service.api.draining import Server  # noqa: PLC0415
-    from service.api.serving import check_tls, config_of, port_of  # noqa: PLC0415
+    from service.api.serving import config_of, port_of  # noqa: PLC0415
     from service.auth import open_access  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
     from service.engine.changes import Alone  # noqa: PLC0415
     from service.engine.engine import Engine  # noqa: PLC0415
     from service.engine.watching import watch  # noqa: PLC0415
+    from service.listening import check_tls, open_listeners  # noqa: PLC0415
     from service.workers.parent import Parent  # noqa: PLC0415
 
     telemetry.configure()
@@ -104,11 +105,10 @@ def serve(
         for warning in access.warnings:
             telemetry.logger("auth").warning(warning)
         encrypted = check_tls(settings)
-        listener = _listen(settings.server.host, settings.server.port, admit=access.require_loopback)
-        listeners, url = [listener], _url(listener, encrypted=encrypted)
-        if (port := settings.server.metrics_port) is not None:
-            listeners.append(_listen(settings.server.host, port, admit=access.require_loopback))
-            telemetry.logger("api").info("metrics", port=port_of(listeners))
+        listeners = open_listeners(settings, access)
+        url = _url(listeners[0], encrypted=encrypted)
+        if (port := port_of(listeners)) is not None:
+            telemetry.logger("api").info("metrics", port=port)
         if not settings.alone:
             parent = Parent(config.resolve(), settings, listeners)
 
@@ -141,7 +141,7 @@ def check(
     trainers: Annotated[int, typer.Option(help="How many ask for all of its rows.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Look at everything that serving would need: files, classes, devices, plans, memory, ports, cache."""
+    """Look at all that serving needs: files, devices, operators, plans, memory, keys, ports and cache."""
     from service import telemetry  # noqa: PLC0415
     from service.checking import Planned, check_config, document, look_around, shown  # noqa: PLC0415
     from service.config import load  # noqa: PLC0415
@@ -283,31 +283,6 @@ def _tell(url: str) -> None:
     """Say where the server listens: the one line on standard output."""
     typer.echo(f"soft-targets {service.__version__} listening on {url}")
     sys.stdout.flush()
-
-
-def _listen(host: str, port: int, *, admit: Callable[[str, list[str]], None]) -> socket.socket:
-    """A socket that already queues connections, so that whoever reads the first line can connect.
-
-    Args:
-        host: a name or an address.
-        port: 0 takes a free one.
-        admit: raises where the host stands for addresses that may not be listened on.
-
-    Raises:
-        ConfigError: the address is taken or not this machine's, or not admitted.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        admit(host, [str(address[0]) for *_, address in found])
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except (OSError, ValueError) as exc:  # a ValueError: what cannot be a host's name
-        said = getattr(exc, "strerror", None) or exc
-        raise ConfigError(f"cannot listen on {host} port {port}: {said}; set server.host or port") from None
-    return listener
 
 
 def _refuse_options(context: typer.Context, names: Sequence[str], why: str) -> None:

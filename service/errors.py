@@ -4,7 +4,8 @@ ServiceError
 ├── ConfigError              the configuration cannot be used
 │   ├── TeacherError         a teacher's model is not what the configuration says of it
 │   │   └── TeacherUnreachable  a teacher elsewhere does not answer at start
-│   └── DeviceError          a device that was named cannot be had
+│   ├── DeviceError          a device that was named cannot be had
+│   └── PortTaken            somebody listens on the port already
 ├── RequestError             the request cannot be answered as it stands
 │   ├── BadInput             rows, body or row ids do not fit
 │   ├── EmptyBatch           a request without rows
@@ -64,6 +65,10 @@ class TeacherUnreachable(TeacherError):
 
 class DeviceError(ConfigError):
     """Raised at start when a device that was named cannot be had; nothing silently runs elsewhere."""
+
+
+class PortTaken(ConfigError):
+    """Raised at start when somebody listens on the port already: maybe a server of the same configuration."""
 
 
 class RequestError(ServiceError):

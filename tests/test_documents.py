@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 import teachers as models
 import torch
@@ -51,6 +52,28 @@ def test_the_readme_s_ensemble_is_served_and_its_loop_trains(animals):
     assert names["client"].stats.rows == 120
     assert names["client"].stats.rows_by_source["miss"] == 40
     assert names["client"].stats.rows_by_source["hit"] == 80
+
+
+def test_the_readme_s_server_with_keys_and_a_cache_is_authenticated_cached_and_observed(tmp_path):
+    """Its commands as they stand, from a clone; on a free port."""
+    (said,) = re.findall(r"Without Docker the same server.*?\n\n((?:    .*\n)+)", README)
+    making, serving = said.replace(".venv/bin/soft-targets", f"{sys.executable} -m service").split("\n", 1)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    there = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE}
+    made = subprocess.run(["sh", "-euc", making], **there, text=True, check=True)
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    there["env"]["SOFT_TARGETS__SERVER__PORT"] = "0"
+    body = {"inputs": {"pixels": [[0.5] * 64]}}
+    with subprocess.Popen(["sh", "-euc", f"exec env {serving.strip()}"], **there, text=True) as server:
+        url = server.stdout.readline().split(" listening on ")[1].strip()
+        asked = f"{url}/v1/ensembles/digits/soft-targets"
+        assert httpx2.post(asked, json=body).status_code == 401
+        replies = [httpx2.post(asked, json=body, headers=headers, timeout=60).json() for _ in range(2)]
+        figures = httpx2.get(f"{url}/metrics", headers=headers).text
+        server.terminate()
+        assert server.wait(60) == 0
+    assert [one["targets"][0]["source"] for one in replies] == ["miss", "hit"]
+    assert 'soft_targets_rows_total{ensemble="digits",source="hit"} 1.0' in figures
 
 
 def test_the_readme_s_operators_are_admitted_and_refused_as_it_says(tmp_path):

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from starlette.types import ASGIApp
 
 from service.api.arrivals import Arrivals
 from service.config import Settings
-from service.errors import ConfigError, ServiceError
+from service.errors import ServiceError
 
 LOOKS = 4  # for progress, in the time that a reader has
 
@@ -96,32 +95,6 @@ class Connection(Arrivals):
 def port_of(listeners: Sequence[socket.socket]) -> int | None:
     """The port of the metrics, where there is a second listener."""
     return int(listeners[1].getsockname()[1]) if len(listeners) > 1 else None
-
-
-def check_tls(settings: Settings) -> bool:
-    """Whether connections are encrypted; found out before anything is loaded.
-
-    Raises:
-        ConfigError: the certificate or its key cannot be used.
-    """
-    certificate, key = settings.server.tls_certificate_file, settings.server.tls_key_file
-    if certificate is None or key is None:
-        return False
-    for name, path in (("tls_certificate_file", certificate), ("tls_key_file", key)):
-        try:
-            path.read_bytes()
-        except OSError as exc:
-            raise ConfigError(f"server.{name}: {path} cannot be read: {exc.strerror}") from None
-    try:
-        # An empty password, lest somebody is asked for one.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except ssl.SSLError as exc:
-        raise ConfigError(
-            f"server.tls_certificate_file {certificate} and server.tls_key_file {key} cannot be used: "
-            f"{exc.reason or exc}; they are PEM, the certificate first of its chain, the key its own and "
-            "without a password"
-        ) from None
-    return True
 
 
 def config_of(

@@ -12,8 +12,7 @@ from service.config import Ensemble as EnsembleConfig
 from service.config import Settings, load
 from service.engine.binding import agree_inputs, member_of, open_teacher, probe, probe_rows
 from service.engine.ensemble import Ensemble
-from service.errors import ConfigError
-from service.plans.operators import resolve
+from service.errors import ConfigError, OperatorRefused
 from service.plans.plans import MOST_FUSED
 from service.teachers.base import Teacher
 from service.teachers.session import Deadlines
@@ -69,10 +68,13 @@ def check_config(path: Path, planned: Planned | None = None) -> list[Checked]:
         ConfigError: the file itself cannot be used.
     """
     settings = load(path)
-    return [_check(name, config, settings, planned) for name, config in settings.ensembles.items()]
+    certifier = Certifier(settings.server.state_dir)
+    return [_check(name, config, settings, certifier, planned) for name, config in settings.ensembles.items()]
 
 
-def _check(name: str, config: EnsembleConfig, settings: Settings, planned: Planned | None) -> Checked:
+def _check(
+    name: str, config: EnsembleConfig, settings: Settings, certifier: Certifier, planned: Planned | None
+) -> Checked:
     checked = Checked(name)
     teachers = _teachers(name, config, checked)
     try:
@@ -83,7 +85,7 @@ def _check(name: str, config: EnsembleConfig, settings: Settings, planned: Plann
             teacher.close()
     del teachers  # the ensemble opens them again, and two copies are no estimate of one
     try:
-        ensemble = Ensemble(name, config, Certifier(None))
+        ensemble = Ensemble(name, config, certifier)
     except ConfigError as exc:
         checked.findings.append(Finding("error", str(exc)))
         return checked
@@ -144,14 +146,12 @@ def _bind(name: str, config: EnsembleConfig, teachers: list[Teacher], checked: C
 def _plan(ensemble: Ensemble, settings: Settings, checked: Checked, planned: Planned | None) -> None:
     recipes = {}
     for recipe, section in ensemble.config.recipes.items():
-        where = f"ensembles.{ensemble.name}.recipes.{recipe}"
         try:
-            resolved = resolve(section.operator)
-        except ConfigError as exc:
-            checked.findings.append(Finding("error", f"{where}: {exc}"))
+            admitted = ensemble.admit(recipe, section)
+        except (ConfigError, OperatorRefused) as exc:
+            checked.findings.append(Finding("error", str(exc)))
             continue
-        given = ensemble.config.recipe(recipe, section)
-        recipes[recipe] = (given, ensemble.asked_by(given, resolved))
+        recipes[recipe] = (admitted.recipe, ensemble.asked(admitted))
     if checked.findings:
         return
     limit = settings.server.spread_limit

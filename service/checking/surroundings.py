@@ -1,16 +1,18 @@
 """What a server would find around it: its ports, its cache, and the memory of its devices."""
 
 import asyncio
-import socket
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from shutil import which
 
+from service.auth import open_access
 from service.cache import Inspected, inspect
 from service.checking.ensembles import Checked, Finding
 from service.config import Settings
-from service.errors import ConfigError
+from service.errors import ConfigError, PortTaken
+from service.listening import check_tls, listen, ports
 
 NVIDIA_S = 10.0
 
@@ -20,7 +22,7 @@ class Surroundings:
     """What was found out.
 
     Attributes:
-        ports: each that is configured, and whether it is free.
+        ports: each that is configured and could be listened on, and whether it is free.
         cache: what it says of itself; None where it cannot be opened.
         devices: bytes of the models by device, and what is free there, where that can be known.
         findings: what is amiss.
@@ -40,7 +42,8 @@ def look_around(settings: Settings, checked: Sequence[Checked]) -> Surroundings:
         checked: what was found out about each ensemble; with costs, where a training is planned.
     """
     found = Surroundings()
-    _ports(settings, found)
+    _listening(settings, found)
+    _state(settings, found)
     try:
         found.cache = asyncio.run(inspect(settings.cache))
     except ConfigError as exc:
@@ -51,22 +54,38 @@ def look_around(settings: Settings, checked: Sequence[Checked]) -> Surroundings:
     return found
 
 
-def _ports(settings: Settings, found: Surroundings) -> None:
-    host = settings.server.host
-    asked = {settings.server.port, getattr(settings.server, "metrics_port", None) or 0}
-    for port in sorted(asked - {0}):  # 0 takes any that is free
+def _listening(settings: Settings, found: Surroundings) -> None:
+    """Keys, certificate and ports; a port that is taken may be so by a server of this very configuration."""
+    try:
+        check_tls(settings)
+    except ConfigError as exc:
+        found.findings.append(Finding("error", str(exc)))
+    try:
+        access = open_access(settings.auth)
+    except ConfigError as exc:
+        found.findings.append(Finding("error", str(exc)))
+        return
+    found.findings += [Finding("warning", warning) for warning in access.warnings]
+    for key, port in ports(settings):
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind, protocol) as one:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                one.bind(address)
-        except (OSError, ValueError) as exc:
-            said = getattr(exc, "strerror", None) or exc
-            text = f"{host} port {port}: {said}; if it is no server of this configuration, set server.port"
-            found.findings.append(Finding("warning", text))
+            listen(settings.server.host, port, key=key, access=access).close()
+        except PortTaken as exc:
+            found.findings.append(Finding("warning", f"{exc}, if it is no server of this configuration"))
             found.ports[port] = False
+        except ConfigError as exc:
+            found.findings.append(Finding("error", str(exc)))
         else:
-            found.ports[port] = True
+            found.ports |= {port: True} if port else {}  # 0 takes any that is free
+
+
+def _state(settings: Settings, found: Surroundings) -> None:
+    folder = settings.server.state_dir
+    if folder is None:
+        return
+    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        text = f"server.state_dir {folder} cannot be written: every start certifies anew; set another one"
+        found.findings.append(Finding("warning", text))
 
 
 def _cache(cache: Inspected, checked: Sequence[Checked], found: Surroundings) -> None:
@@ -97,10 +116,16 @@ def _devices(checked: Sequence[Checked], found: Surroundings) -> None:
     for name, place in found.devices.items():
         if not name.startswith("cuda"):
             continue
-        place["free"] = free = _free_bytes(name.partition(":")[2] or "0")
+        place["free"] = free = _free_bytes(_physical(name.partition(":")[2] or "0"))
         if free is not None and (place["models"] or 0) > free:
             text = f"{name}: the models take {place['models']} bytes, and {free} are free there"
             found.findings.append(Finding("warning", text))
+
+
+def _physical(number: str) -> str:
+    """What the driver's tool calls a device that this process knows by a number."""
+    seen = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
+    return seen[int(number)] if int(number) < len(seen) else number
 
 
 def _free_bytes(number: str) -> int | None:

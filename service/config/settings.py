@@ -1,7 +1,7 @@
 """The whole configuration, and how it is read."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -33,6 +33,17 @@ LONGEST_PATIENCE_S = 86_400.0
 SMALLEST_HEAD = 1024  # bytes: an address and what every client says of itself
 DEEPEST = 200  # the parser goes no deeper
 PREFIX = "SOFT_TARGETS__"
+# What to write where a key that has no default is not there.
+NEEDED = {
+    "ensembles": "; name one at least, with its classes, teachers and recipes",
+    "classes": "; name them in order, as [cat, dog], or as {file: classes.txt}, one a line",
+    "teachers": "; name one at least: {name: NAME, model: FILE.onnx, output: {kind: logits}}",
+    "recipes": "; name one at least: default: {operator: linear}",
+    "output": "; say what it holds: {kind: logits}, {kind: log_probs} or {kind: probs}",
+    "kind": "; say what the output holds: logits, log_probs or probs",
+    "operator": "; name one, as linear, or {name: holder, exponent: 0.5}",
+    "model": "; give the path of an ONNX file, or the address of a model on another server",
+}
 
 
 class Server(Section):
@@ -53,6 +64,8 @@ class Server(Section):
     def _both_or_none(self) -> Self:
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):
             raise refuse("tls_certificate_file and tls_key_file go together; name both, or neither")
+        if self.metrics_port == self.port != 0:
+            raise refuse(f"metrics_port and port are both {self.port}; give the figures a port of their own")
         return self
 
 
@@ -174,7 +187,7 @@ def load(path: Path, text: str | None = None) -> Settings:
     try:
         return Settings(**raw)
     except ValidationError as exc:
-        findings = [_finding(path, error, variables) for error in exc.errors()]
+        findings = [_finding(path, error, variables) for error in _apart(exc.errors())]
         raise ConfigError("\n".join(findings)) from None
     except SettingsError as exc:
         # It names the field at most; the text that is no JSON leads to the variable.
@@ -202,7 +215,7 @@ def read_recipe(name: str, data: Any) -> RecipeSection:
         TypeAdapter(Name).validate_python(name)
         return RecipeSection.model_validate(data)
     except ValidationError as exc:
-        raise ConfigError("; ".join(_said(error) for error in exc.errors())) from None
+        raise ConfigError("; ".join(_said(error) for error in _apart(exc.errors()))) from None
 
 
 def text_of(path: Path) -> str:
@@ -281,8 +294,34 @@ def _finding(path: Path, error: Any, variables: Mapping[str, list[str]]) -> str:
     return f"{path}{f' (with {concerned[0]} set)' if concerned else ''}: {said}"
 
 
+def _apart(errors: Sequence[Any]) -> list[Any]:
+    """Without what only follows from another: a list is not empty because what is in it is wrong."""
+    return [
+        error
+        for error in errors
+        if error["type"] != "too_short"
+        or not any(
+            other["loc"][: len(error["loc"])] == error["loc"] for other in errors if other is not error
+        )
+    ]
+
+
 def _said(error: Any) -> str:
-    """What is wrong, and of which key."""
-    keys = [str(part) for part in error["loc"]]
-    given = f", not {error['input']!r}" if error["type"] == "literal_error" else ""
-    return f"{'.'.join(keys)}: {error['msg']}{given}" if keys else str(error["msg"])
+    """What is wrong, of which key, and what to do."""
+    keys = [str(part) for part in error["loc"] if part != "[key]"]
+    match error["type"]:
+        case "missing":
+            said = f"is missing{NEEDED.get(keys[-1], '; it has no default')}"
+        case "too_short":
+            least = error["ctx"]["min_length"]
+            said = NEEDED.get(keys[-1]) if least == 1 else None
+            said = f"is empty{said}" if said else f"holds too little; {least} are needed at least"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            said = f"must be a section, keys with values, not {error['input']!r}"
+        case "byte_size" | "byte_size_unit":
+            said = f"{error['input']!r} is no size; write a number of bytes, or with a unit: 64MiB, 1GiB"
+        case "literal_error":
+            said = f"{error['msg']}, not {error['input']!r}"
+        case _:
+            said = error["msg"]
+    return f"{'.'.join(keys)}: {said}" if keys else str(said)

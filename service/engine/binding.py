@@ -83,14 +83,16 @@ def remote_teacher(
         raise TeacherError(f"ensemble {ensemble!r}: {exc}") from None
 
 
-def _feeds(section: TeacherConfig, teacher: Teacher, declared: Mapping[str, object] | None) -> dict[str, str]:
+def _feeds(
+    name: str, section: TeacherConfig, teacher: Teacher, declared: Mapping[str, object] | None
+) -> dict[str, str]:
     """The model's inputs by the ensemble's names."""
     if section.inputs is not None:
         unknown = section.inputs.keys() - teacher.inputs.keys()
         lacking = teacher.inputs.keys() - section.inputs.keys()
         if unknown or lacking:
             raise TeacherError(
-                f"teacher {section.name!r}: 'inputs' must map each of the model's inputs "
+                f"ensemble {name!r}: teacher {section.name!r}: 'inputs' must map each of the model's inputs "
                 f"({', '.join(teacher.inputs)}) to one of the ensemble's, and nothing else"
             )
         return dict(section.inputs)
@@ -115,7 +117,7 @@ def agree_inputs(name: str, config: EnsembleConfig, teachers: Sequence[Teacher])
         return {key: TensorSpec(given.wire_dtype, given.shape) for key, given in config.inputs.items()}
     found: dict[str, tuple[str, GraphInput]] = {}
     for section, teacher in known:
-        for theirs, ours in _feeds(section, teacher, None).items():
+        for theirs, ours in _feeds(name, section, teacher, None).items():
             _check_name(f"ensemble {name!r}: teacher {section.name!r}", theirs, ours)
             given = teacher.inputs[theirs]
             first, merged = found.setdefault(ours, (section.name, given))
@@ -127,7 +129,7 @@ def agree_inputs(name: str, config: EnsembleConfig, teachers: Sequence[Teacher])
                     "'inputs: {theirs: ours}'"
                 )
             found[ours] = (first, agreed)
-    names = {frozenset(_feeds(section, teacher, None).values()) for section, teacher in known}
+    names = {frozenset(_feeds(name, section, teacher, None).values()) for section, teacher in known}
     if len(names) > 1:
         said = "; ".join(f"{teacher.name}: {', '.join(teacher.inputs)}" for _, teacher in known)
         raise TeacherError(
@@ -147,7 +149,9 @@ def _check_all_read(
     name: str, declared: Mapping[str, object], teachers: Sequence[tuple[TeacherConfig, Teacher]]
 ) -> None:
     """Refuse an input that every request would have to send for nothing."""
-    read = {ours for section, teacher in teachers for ours in _feeds(section, teacher, declared).values()}
+    read = {
+        ours for section, teacher in teachers for ours in _feeds(name, section, teacher, declared).values()
+    }
     if read <= declared.keys():  # else a model's input is fed by none, which says more
         for unread in (key for key in declared if key not in read):
             raise TeacherError(f"ensemble {name!r}: input {unread!r} is read by no teacher; leave it out")
@@ -188,7 +192,7 @@ def member_of(
         TeacherError: an input is fed by nothing, or by what it cannot take.
     """
     where = f"ensemble {ensemble!r}: teacher {section.name!r}"
-    feeds = _feeds(section, teacher, inputs)
+    feeds = _feeds(ensemble, section, teacher, inputs)
     for theirs, ours in feeds.items():
         if ours not in inputs:
             raise TeacherError(

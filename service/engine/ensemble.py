@@ -275,11 +275,8 @@ class Ensemble:
 
     def asked(self, admitted: Admitted) -> Asked:
         """What a recipe asks of the plans."""
-        return self.asked_by(admitted.recipe, admitted.resolved)
-
-    def asked_by(self, recipe: Recipe, resolved: Resolved) -> Asked:
-        """The same of a recipe and its operator."""
-        return Asked(self._pair(recipe, resolved), recipe.temperature, recipe.weights)
+        recipe = admitted.recipe
+        return Asked(self._pair(recipe, admitted.resolved), recipe.temperature, recipe.weights)
 
     def admit(self, name: str, section: RecipeSection) -> Admitted:
         """Certify a recipe for this ensemble.

@@ -166,7 +166,9 @@ class OnnxTeacher:
         offered = ", ".join(f"{node.name!r} ({node.type} {node.shape})" for node in nodes)
         if config.name is not None:
             if config.name not in [node.name for node in nodes]:
-                raise TeacherError(f"{self._where}: no output {config.name!r}; it offers {offered}")
+                raise TeacherError(
+                    f"{self._where}: no output {config.name!r}; it offers {offered}: set output.name"
+                )
             if config.name not in usable:
                 raise TeacherError(
                     f"{self._where}: output {config.name!r} is not one float a class; it offers {offered}"

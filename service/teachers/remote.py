@@ -88,7 +88,9 @@ class RemoteTeacher:
             self._binary = self._takes_bytes()
             described = self._described()
         except (TeacherSilent, TeacherOverrun) as exc:
-            raise TeacherUnreachable(f"{self._where} cannot be reached: {exc}") from None
+            raise TeacherUnreachable(
+                f"{self._where} cannot be reached: {exc}; see that it runs, and that its address is right"
+            ) from None
         except TeacherFailure as exc:
             raise TeacherError(f"{self._where} cannot be used: {exc}") from None
         if described.name != self._model.name:
@@ -236,7 +238,9 @@ class RemoteTeacher:
         ]
         if self.output:
             if self.output not in [tensor.name for tensor in tensors]:
-                raise TeacherError(f"{self._where}: no output {self.output!r}; it offers {offered}")
+                raise TeacherError(
+                    f"{self._where}: no output {self.output!r}; it offers {offered}: set output.name"
+                )
             usable = [tensor for tensor in usable if tensor.name == self.output]
         if not usable:
             raise TeacherError(

@@ -206,7 +206,7 @@ async def answer(path: Path, end: socket.socket, listeners: Sequence[socket.sock
         for change in message["changes"] if message else ():
             await apply(engine, path, change)
     except ServiceError as exc:
-        sys.stderr.write(f"{exc}\n")
+        sys.stderr.write(f"soft-targets: {exc}\n")
         return 3 if isinstance(exc, TeacherUnreachable) else 2
     changes = Shared(channel, path, engine)
     app = create_app(

@@ -9,9 +9,9 @@ import httpx2
 import numpy as np
 import pytest
 
-from service.api.serving import check_tls
 from service.config import load
 from service.errors import ConfigError
+from service.listening import check_tls
 from soft_targets import Client, ServerUnreachable
 
 TOY = """\

@@ -202,6 +202,59 @@ def test_a_port_that_is_taken_is_a_warning(small):
     assert around(small(port=port)).ports == {port: True}
 
 
+REFUSED = [
+    ("keys_file: gone.jsonl", "auth: {keys_file: gone.jsonl}", "gone.jsonl: no such keys file"),
+    ("keys_file: broken.jsonl", "auth: {keys_file: broken.jsonl}", "broken.jsonl, line 1: is no key"),
+    ("everyone", "server: {host: 0.0.0.0}", "can be reached from other machines, and there are no keys"),
+    ("elsewhere", "server: {host: 203.0.113.7}\nauth: {open: true}", "set server.host to an address of this"),
+    ("nowhere", "server: {host: nowhere.invalid}", "cannot listen on nowhere.invalid"),
+    ("certificate", "server: {tls_certificate_file: c.pem, tls_key_file: k.pem}", "c.pem cannot be read"),
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
+def test_what_stops_the_start_is_an_error(small, section, said):
+    path = small()
+    path.write_text(f"{section}\n" + path.read_text().split("\n", 1)[1])
+    (path.parent / "broken.jsonl").write_text("no key\n")
+    errors = [finding.message for finding in around(path).findings if finding.severity == "error"]
+    assert len(errors) == 1
+    assert said in errors[0]
+    ended = subprocess.run(
+        [sys.executable, "-m", "service", "serve", path], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert said in ended.stderr
+
+
+def test_an_operator_that_is_refused_is_an_error_with_its_witness(changed):
+    ended = check(changed("refused", ("linear: {operator: linear", "linear: {operator: l2_median")))
+    assert ended.returncode == 1
+    assert "recipes.linear" in ended.stdout
+    assert "weight_monotonicity" in ended.stdout
+    assert "again: soft-targets certify" in ended.stdout
+
+
+def test_a_folder_that_keeps_no_certificates_is_a_warning(small, monkeypatch):
+    path = small()
+    monkeypatch.setenv("SOFT_TARGETS__SERVER__STATE_DIR", str(path / "under a file"))
+    assert "every start certifies anew" in messages(around(path))
+
+
+def test_a_device_is_asked_for_by_the_name_that_its_driver_has_for_it(small, tmp_path, monkeypatch):
+    path = small()
+    (checked,) = check_config(path)
+    checked.teachers[0] |= {"device": "cuda:1"}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\n[ "$1" = --id=GPU-f00d ] && echo 2\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-f00d")
+    assert look_around(load(path), [checked]).devices["cuda:1"]["free"] == 2 << 20
+
+
 def test_a_password_that_is_not_there_is_an_error(small):
     path = small("redis://127.0.0.1:1/0")
     path.write_text(path.read_text().replace("call_timeout_ms: 500", "password_file: gone"))

@@ -290,7 +290,7 @@ def test_unsafe_classes_are_classes(read, given, said):
         ("[a, b]", "[0, 1]", '0 is not text: write "0" with quotes'),
         ("[a, b]", "[true, b]", 'true is not text: write "true" with quotes'),
         ("[a, b]", "[a, a]", "class 'a' stands twice"),
-        ("[a, b]", "[a]", "at least 2 items"),
+        ("[a, b]", "[a]", "classes: holds too little; 2 are needed at least"),
         ("[a, b]", "[a, '']", "an empty text names nothing"),
         ("name: two", "name: one", "teacher 'one' stands twice"),
         ("name: two", "name: -two", "'-two' is no name"),
@@ -319,7 +319,7 @@ def test_unsafe_classes_are_classes(read, given, said):
         ("operator: linear", "operator: linear, floor: 1", "less than 1"),
         ("operator: linear", "operator: linear, sparsity: {top_k: 3}", "top_k 3 exceeds the 2 classes"),
         ("operator: linear", "operator: linear, sparsity: {top_k: 0}", "greater than or equal to 1"),
-        ("operator: linear", "operator: linear, sparsity: {}", "Field required"),
+        ("operator: linear", "operator: linear, sparsity: {}", "sparsity.top_k: is missing"),
         ("operator: linear", "operator: linear, weights: {three: 1}", "unknown teacher 'three'"),
         ("operator: linear", "operator: linear, weights: {one: 0}", "at least one weight must be positive"),
         ("operator: linear", "operator: linear, weights: {}", "at least one weight must be positive"),
@@ -382,7 +382,7 @@ def test_unsafe_classes_are_classes(read, given, said):
         ("ensembles:", "_env_file: x\nensembles:", "unknown key '_env_file'"),
         ("ensembles:", "_cli_parse_args: true\nensembles:", "unknown key '_cli_parse_args'"),
         ("ensembles:", "server: {1: 2}\nensembles:", '1 is not text: write "1" with quotes'),
-        ("toy:", "1:", 'ensembles.1.[key]: 1 is not text: write "1" with quotes'),
+        ("toy:", "1:", 'ensembles.1: 1 is not text: write "1" with quotes'),
         ("ensembles:", "server: {host: [}\nensembles:", "is not YAML"),
     ],
 )
@@ -508,14 +508,37 @@ def test_every_finding_is_told_at_once(read):
         ("a: 1\na: 2", 'found duplicate key "a" with value'),
         ("", "holds no configuration"),
         ("- 1", "holds no configuration"),
-        ("ensembles: {}", "at least 1 item"),
-        ("server: {port: 1}", "ensembles: Field required"),
+        ("ensembles: {}", "ensembles: is empty; name one at least"),
+        ("server: {port: 1}", "ensembles: is missing; name one at least"),
         ("a: !!int x", "holds a value that cannot be read: invalid literal for int()"),
         pytest.param("[" * 1000, "holds a value that cannot be read: maximum recursion", id="deep"),
     ],
 )
 def test_a_file_that_is_no_configuration(read, text, said):
     assert said in refused(read, text=text)
+
+
+TEACHERS = MINIMAL[MINIMAL.index("    teachers:") : MINIMAL.index("    recipes:")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (", output: {kind: logits}", "", "teachers.0.output: is missing; say what it holds: {kind: logits}"),
+        ("output: {kind: logits}", "output: {}", "teachers.0.output.kind: is missing; say what the output"),
+        (TEACHERS, "    teachers: []\n", "ensembles.toy.teachers: is empty; name one at least: {name: NAME"),
+        (TEACHERS, "", "ensembles.toy.teachers: is missing; name one at least: {name: NAME"),
+        ("default: {operator: linear}", "{}", "ensembles.toy.recipes: is empty; name one at least"),
+        ("ensembles:", "limits: {max_body_bytes: much}\nensembles:", "'much' is no size; write a number of"),
+        ("ensembles:", "limits: 5\nensembles:", "limits: must be a section, keys with values, not 5"),
+        ("  toy:", "  to/y:", "ensembles.to/y: 'to/y' is no name"),
+        ("ensembles:", "server: {port: 80, metrics_port: 80}\nensembles:", "a port of their own"),
+    ],
+)
+def test_a_finding_says_what_to_do_and_nothing_else(read, old, new, said):
+    found = refused(read, (old, new))
+    assert said in found
+    assert len(found.splitlines()) == 1
 
 
 def test_a_file_that_is_not_there():
