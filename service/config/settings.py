@@ -314,8 +314,8 @@ def _said(error: Any) -> str:
             said = f"is missing{NEEDED.get(keys[-1], '; it has no default')}"
         case "too_short":
             least = error["ctx"]["min_length"]
-            said = NEEDED.get(keys[-1]) if least == 1 else None
-            said = f"is empty{said}" if said else f"holds too little; {least} are needed at least"
+            needed = NEEDED.get(keys[-1]) if least == 1 else None
+            said = f"is empty{needed}" if needed else f"holds too little; {least} are needed at least"
         case "dict_type" | "model_type" | "model_attributes_type":
             said = f"must be a section, keys with values, not {error['input']!r}"
         case "byte_size" | "byte_size_unit":
