@@ -1,5 +1,6 @@
 """How a server stops: not ready first, then it finishes, then it closes."""
 
+import asyncio
 import math
 import os
 import socket
@@ -14,6 +15,8 @@ from service.engine.engine import Engine
 INTERRUPTED = 130
 # What the last bytes of the replies may take on their way, beyond the time that is left.
 LAST_S, MOST_S = 1.0, 5.0
+# Between the last connection that is taken and the closing of those on which nothing is asked.
+LINGER_S = 0.1
 
 log = telemetry.logger("serving")
 
@@ -45,5 +48,8 @@ class Server(uvicorn.Server):
         """Finish, and then stop listening and close."""
         log.info("draining", requests=self._engine.intake.requests)
         left_s = await self._engine.drain()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LINGER_S)  # whom it has just let in is heard, and told that it stops
         self.config.timeout_graceful_shutdown = math.ceil(min(MOST_S, max(LAST_S, left_s)))
         await super().shutdown(sockets)
