@@ -84,7 +84,7 @@ def opened(browser, console):
             page.add_init_script(f"sessionStorage.setItem('soft-targets-key', {json.dumps(key)})")
 
         def note(message):
-            refused = status is not None and f"status of {status} " in message.text
+            refused = status is not None and re.search(f"status of ({status}) ", message.text)
             gone = away and "net::ERR_" in message.text
             if message.type in {"error", "warning"} and not refused and not gone:
                 wrong.append(message.text)
@@ -218,6 +218,29 @@ def test_the_certificate_and_its_witnesses_are_those_of_the_api(opened, console)
     page.get_by_text("Served with accepted violations").wait_for()
     page.get_by_role("heading", name="weight monotonicity, level 2 required, and broken").wait_for()
     assert page.get_by_role("table", name="Teachers", exact=True).get_by_role("row").count() == 3
+
+
+def test_what_the_server_says_no_with_stands_where_its_answer_would(opened):
+    page = opened(status="429|500")
+    page.wait_for_selector("#safety table")
+    page.get_by_label("Show").select_option("wide")
+    page.locator("#safety [role=alert]", has_text="fails").wait_for()
+    assert page.locator("#safety table").count() == 0
+    page.locator("#axioms", has_text="2 teachers, 30 classes").wait_for()
+    over = {"status": 429, "json": {"error": "over its rate", "code": "quota_exceeded"}}
+    page.route("**/certificate", lambda route: route.fulfill(**over))
+    page.get_by_label("Show").select_option("plain")
+    page.locator("#axioms [role=alert]", has_text="over its rate").wait_for()
+    assert page.locator("#axioms table").count() == 0
+    assert page.locator("#safety").inner_text() == ""
+    assert page.locator("#state").inner_text() == "Live"
+    page.unroute("**/certificate")
+    page.get_by_label("Show").select_option("toy")
+    page.wait_for_selector("#axioms table")
+    assert page.locator("[role=alert]").count() == 0
+    page.route("**/samples", lambda route: route.fulfill(**over))
+    page.get_by_label("Show").select_option("wide")
+    page.locator("#said.wrong", has_text="over its rate").wait_for()
 
 
 def test_a_row_is_answered_as_the_api_answers_it(opened, console):

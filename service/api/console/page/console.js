@@ -1,6 +1,6 @@
 // The console: what is served, how it fares, and one row at a time.
 
-import { Refused, ask, events, key } from "./api.js";
+import { ask, events, key } from "./api.js";
 import * as certificate from "./certificate.js";
 import { fill, find, options, same } from "./dom.js";
 import * as ensemble from "./ensemble.js";
@@ -30,11 +30,8 @@ async function only(name, work) {
 }
 
 function failed(error) {
-  if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
-    askForKey(error);
-    return;
-  }
-  say(error instanceof Refused ? error.message : "The server does not answer", "wrong");
+  if (error.ofKey) askForKey(error);
+  else say(error.message, "wrong");
 }
 
 function askForKey(error) {
@@ -46,11 +43,7 @@ function askForKey(error) {
 }
 
 function showRecipe() {
-  const info = chosen();
-  const recipe = find("choose-recipe").value;
-  return only("certifying", (signal) => Promise.all([
-    certificate.show(info.name, recipe, signal), certificate.safety(info, recipe, signal),
-  ]));
+  return only("certifying", (signal) => certificate.show(chosen(), find("choose-recipe").value, signal));
 }
 
 function showEnsemble() {

@@ -119,14 +119,21 @@ export function install() {
 
 /** Another ensemble; or the same, described anew, which leaves what somebody has written. */
 export async function show(info, signal) {
-  const samples = info.samples ? await ask(of(info.name, "samples"), { signal }) : null;
   const same = state.info?.name === info.name;
+  let samples = same ? state.samples : null;
+  let wrong = "";
+  try {
+    samples = info.samples ? await ask(of(info.name, "samples"), { signal }) : null;
+  } catch (error) {
+    if (signal.aborted || error.ofKey) throw error;
+    wrong = error.message;
+  }
   Object.assign(state, { info, samples });
   options(find("ask-recipe"), Object.keys(info.recipes).map((name) => [name, name]));
   if (same) return;
   state.asking?.abort();
   fill(find("answer"));
-  say("");
+  say(wrong, Boolean(wrong));
   find("sample-field").hidden = !samples;
   options(find("sample"), [...(samples?.row_ids ?? []).map((place) => [String(place), `row ${place}`]), ["", "my own"]]);
   find("sample").selectedIndex = 0;
