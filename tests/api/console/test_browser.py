@@ -6,6 +6,7 @@ import shutil
 import socket
 
 import httpx2
+import numpy as np
 import pytest
 
 from service.auth import Scope, new_key
@@ -173,6 +174,46 @@ def test_live_figures_move_after_rows_are_asked(opened, console):
     assert re.search(said, unsafe), unsafe
 
 
+def test_what_moves_leaves_what_somebody_reads(opened, console):
+    page = opened(viewport={"width": 360, "height": 760})
+    first = page.locator("#teachers tbody tr").first
+
+    def moves(number):
+        """Rows are asked, and they are seen."""
+        before = first.locator("td").nth(3).inner_text()
+        rows = np.random.default_rng(number).normal(size=(9, 6)).tolist()
+        asked(console, f"{ASK}/soft-targets", {"inputs": {"pixels": rows}})
+        page.wait_for_function(
+            "(before) => document.querySelector('#teachers tbody tr').children[4].textContent !== before",
+            arg=before,
+        )
+
+    moves(1)
+    region = page.get_by_role("region", name="Teachers", exact=True)
+    end = region.evaluate("(one) => (one.scrollLeft = one.scrollWidth) && one.scrollLeft")
+    assert end > 0
+    page.get_by_text("Divergence between the teachers as a table").click()
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('#teachers caption'))")
+    moves(2)
+    assert region.evaluate("(one) => one.scrollLeft") == end
+    assert page.evaluate("getSelection().toString()") == "Teachers"
+    table = page.get_by_role("table", name="Divergence between the teachers", exact=True)
+    rows = "[...document.querySelectorAll('#histograms tbody td:nth-child(2)')].map((one) => one.textContent)"
+    assert table.is_visible()
+    first.locator("td").last.click()  # which focuses what scrolls
+    known = page.evaluate(f"{rows}.join()")
+    moves(3)
+    page.wait_for_function(f"(known) => {rows}.join() !== known", arg=known)
+    assert page.evaluate("document.activeElement.ariaLabel") == "Teachers"
+
+
+@pytest.mark.parametrize("width", [1408, 1440, 1600])
+def test_the_table_of_teachers_is_not_cut(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    region = page.get_by_role("region", name="Teachers", exact=True)
+    assert region.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0
+
+
 def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, configured, start):
     config, reader = configured
     writer, _ = new_key(config.parent / "keys.jsonl", [Scope.RECIPES_WRITE], name="writer")
@@ -181,7 +222,7 @@ def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, c
     copy = config.parent / "again.yaml"
     copy.write_text(config.read_text().replace("port: 0", f"port: {port}"))
     server = start(copy)
-    page = opened(url=server.url, key=reader, away=True)
+    page = opened(url=server.url, key=reader, status=503, away=True)
     page.locator("#state.right").filter(has_text="Live").wait_for()
     page.locator("#given").fill('{"pixels": [1, 2, 3, 4, 5, 6]}')
     httpx2.put(

@@ -1,7 +1,7 @@
 // One ensemble: its teachers, its recipes, and how its targets are spread.
 
 import { histogram } from "./bars.js";
-import { figure, fill, find, h, percent, rows, same, table, words } from "./dom.js";
+import { figure, fill, find, h, percent, refill, rows, same, table, words } from "./dom.js";
 
 /** An operator as the configuration writes it. */
 export function operator({ name, ...parameters }) {
@@ -36,7 +36,7 @@ export function show(info) {
 export function move(info, figures) {
   const of = figures?.teachers ?? {};
   const together = figures?.together ?? { calls: 0, seconds: 0 }; // then nobody knows how long each took
-  redraw(find("teachers"), () => [table("Teachers",
+  refill(find("teachers"), [table("Teachers",
     ["Teacher", "Device", "#Weight", "#Calibration", "#Batches", "#ms a batch", "#Failed", "#Invalid rows", "#Agrees with the pool"],
     info.teachers.map((one) => {
       const seen = of[one.name] ?? {};
@@ -49,7 +49,7 @@ export function move(info, figures) {
     ? h("p", { class: "hint" }, `As one graph of all teachers: ${figure(together.calls)} batches, ${figure((1000 * together.seconds) / together.calls)} ms each. How long each of them took is not known then.`)
     : null]);
   const none = { edges: [1], counts: [0, 0] };
-  redraw(find("histograms"), () => [
+  refill(find("histograms"), [
     histogram("Entropy of the targets, as a share of log C", figures?.entropy ?? none,
       { empty: "No target was computed yet." }),
     histogram("Divergence between the teachers", figures?.divergence ?? none,
@@ -68,14 +68,4 @@ function unsafe({ unsafe_classes: classes }, figures) {
     `Their probability in the targets is ${percent(target)}, in what the teachers say by weight ${percent(teachers)}: `,
     h("strong", {}, teachers > 0 ? `times ${figure(target / teachers)}` : "none"),
     h("span", { class: "hint" }, `, in the mean of ${figure(figures.target.rows)} rows.`)));
-}
-
-/** Draw anew, but for what somebody is at, and without closing what somebody opened. */
-function redraw(element, make) {
-  if (element.contains(document.activeElement)) return;
-  const open = [...element.querySelectorAll("figure")].map((one) => one.querySelector("details")?.open);
-  fill(element, make());
-  [...element.querySelectorAll("figure")].forEach((one, index) => {
-    if (open[index] && one.querySelector("details")) one.querySelector("details").open = true;
-  });
 }

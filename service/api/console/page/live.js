@@ -1,6 +1,6 @@
 // Live figures: what has changed between two looks, as numbers and as lines.
 
-import { figure, fill, find, h, percent, table } from "./dom.js";
+import { figure, fill, find, h, percent, refill, table } from "./dom.js";
 
 const LONGEST = 180; // points, one a second
 const OVER = 30; // seconds that percentiles are of
@@ -117,7 +117,7 @@ function tabulate() {
   ]);
   const made = table("Live figures, every five seconds, the newest first",
     ["Time", "#Rows a second", "#From the cache", "#Median, ms", "#p95, ms", "#p99, ms", "#Batch, rows", "#Waiting, rows"], rows);
-  fill(find("live-table").querySelector(".scroll"), made.firstChild);
+  refill(find("live-table").querySelector(".scroll"), [made.firstChild]);
 }
 
 /** Take in a look, and show what follows. */
