@@ -60,6 +60,8 @@ def create_app(
         title="soft-targets",
         version=service.__version__,
         lifespan=lifespan,
+        docs_url=None,  # they load scripts from elsewhere; the console lists the calls
+        redoc_url=None,
         responses=openapi.ERRORS,
         telemetry={
             "tracer_provider": engine.spans.provider,

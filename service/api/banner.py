@@ -63,7 +63,7 @@ def banner(url: str, ensembles: Served, *, cache: str, who: str, workers: int) -
         ("cache", cache),
         ("access", who),
         ("workers", str(workers)),
-        ("API", f"{url}/docs"),
+        ("console", f"{url}/"),
         ("ready", f"{url}/readyz"),
     ]
     return "".join(f"  {name:10}{said}\n" for name, said in lines)

@@ -64,7 +64,7 @@ def test_a_terminal_shows_what_is_served_where_and_for_whom(opened, monkeypatch,
         ["cache", "memory://?max_bytes=512MiB"],
         ["access", "1", "key", "of", str(keys)],
         ["workers", "2"],
-        ["API", "http://h:1/docs"],
+        ["console", "http://h:1/"],
         ["ready", "http://h:1/readyz"],
     ]
 

@@ -76,7 +76,7 @@ def opened(browser, console):
     """Opens the page, by default with a key; at the end nothing may have gone wrong, or elsewhere."""
     contexts, wrong = [], []
 
-    def open_page(*, url=console.url, key=console.key, status=None, away=False, **options):
+    def open_page(*, url=console.url, key=console.key, status=None, away=False, before=None, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -93,6 +93,8 @@ def opened(browser, console):
         page.on("console", note)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda one: None if one.url.startswith(url) else wrong.append(one.url))
+        if before:
+            before(page)
         page.goto(f"{url}/")
         if key:
             page.wait_for_selector("#axioms table")
@@ -259,6 +261,33 @@ def test_the_certificate_and_its_witnesses_are_those_of_the_api(opened, console)
     page.get_by_text("Served with accepted violations").wait_for()
     page.get_by_role("heading", name="weight monotonicity, level 2 required, and broken").wait_for()
     assert page.get_by_role("table", name="Teachers", exact=True).get_by_role("row").count() == 3
+
+
+def test_a_page_that_is_opened_too_early_comes_to_life(opened):
+    asked = []
+
+    def early(route):
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+        else:
+            route.fulfill(status=503, json={"error": "the server is stopping", "code": "draining"})
+
+    page = opened(status=503, before=lambda page: page.route("**/v1/ensembles", early))
+    page.locator("#state.right").filter(has_text="Live").wait_for()
+    assert len(asked) == 2
+
+
+def test_the_calls_are_those_that_the_server_describes(opened, console):
+    page = opened(reduced_motion="reduce", viewport={"width": 360, "height": 760})
+    page.get_by_role("link", name="API").click()
+    page.get_by_role("table", name="Calls").wait_for()
+    shown = {row[0]: row[1:] for row in cells(page, "Calls")[1:]}
+    paths = asked(console, "/openapi.json")["paths"]
+    assert set(shown) == {f"{method.upper()} {path}" for path, calls in paths.items() for method in calls}
+    assert shown["POST /v1/ensembles/{ensemble}/reload"][1] == "admin"
+    assert shown["GET /readyz"][1] == "none"
+    assert "Open Inference Protocol" in shown["POST /v2/models/{model}/infer"][0]
 
 
 def test_what_the_server_says_no_with_stands_where_its_answer_would(opened):

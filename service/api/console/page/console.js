@@ -1,6 +1,7 @@
 // The console: what is served, how it fares, and one row at a time.
 
 import { ask, events, key } from "./api.js";
+import * as calls from "./calls.js";
 import * as certificate from "./certificate.js";
 import { fill, find, options, same } from "./dom.js";
 import * as ensemble from "./ensemble.js";
@@ -80,8 +81,13 @@ function known(now) {
 async function listen() {
   state.listening?.abort();
   const mine = (state.listening = new AbortController());
+  let loaded = false;
+  say("Connecting");
+  find("change-key").hidden = !key.get();
   for (let wait = 1000; !mine.signal.aborted; wait = Math.min(LONGEST_WAIT_MS, wait * 2)) {
     try {
+      if (!loaded) await load();
+      loaded = true;
       for await (const now of events("v1/events", mine.signal)) {
         look(now);
         if (!known(now)) await load();
@@ -90,6 +96,7 @@ async function listen() {
       say("The server ended the connection; connecting again");
     } catch (error) {
       if (mine.signal.aborted) return;
+      loaded = false; // what was said meanwhile is asked again
       failed(error);
       if (mine.signal.aborted) return;
     }
@@ -100,20 +107,14 @@ async function listen() {
 async function load() {
   state.ensembles = (await ask("v1/ensembles")).ensembles;
   options(find("choose-ensemble"), state.ensembles.map((one) => [one.name, one.name]));
-  if (chosen()) await showEnsemble();
-  else fill(find("recipes"), "No ensemble is served.");
+  if (!chosen()) nothing();
+  await Promise.all([chosen() && showEnsemble(), only("describing", calls.show)]);
 }
 
-async function start() {
-  say("Connecting");
-  try {
-    await load();
-  } catch (error) {
-    failed(error);
-    return;
-  }
-  find("change-key").hidden = !key.get();
-  listen();
+function nothing() {
+  state.certifying?.abort();
+  for (const id of ["facts", "teachers", "histograms", "axioms", "safety"]) fill(find(id));
+  fill(find("recipes"), "No ensemble is served.");
 }
 
 live.install();
@@ -127,6 +128,6 @@ find("key-form").addEventListener("submit", (event) => {
   key.set(find("key").value.trim());
   find("key").value = "";
   find("key-dialog").close();
-  start();
+  listen();
 });
-start();
+listen();
