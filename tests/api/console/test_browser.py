@@ -216,6 +216,65 @@ def test_the_table_of_teachers_is_not_cut(opened, width):
     assert region.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0
 
 
+# Where each label of a histogram's axis is, in columns, and whether it is clear of the next.
+AXIS = """async () => {
+  const { histogram } = await import("/console/bars.js");
+  const edges = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2];
+  const drawn = [0, 1].map((last) => histogram("Some", { edges, counts: [...edges.map(() => 1), last] }));
+  document.getElementById("histograms").append(...drawn);
+  return drawn.map((one) => {
+    const bars = [...one.querySelectorAll("[role=img] span")].map((bar) => bar.getBoundingClientRect());
+    const labels = [...one.querySelectorAll(".edges span")];
+    const boxes = labels.map((label) => label.getBoundingClientRect());
+    return {
+      bars: bars.length,
+      labels: Object.fromEntries(labels.map((label, place) => {
+        const middle = (boxes[place].left + boxes[place].right) / 2;
+        return [label.textContent, bars.filter((bar) => bar.right - 1 <= middle).length];
+      })),
+      clear: boxes.every((box, place) => !place || boxes[place - 1].right + 2 < box.left)
+        && boxes.at(-1).right <= bars.at(-1).right + 1,
+    };
+  });
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 1280, 1600])
+def test_a_histogram_s_axis_says_where_its_columns_end(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    without, beyond = page.evaluate(AXIS)
+    inner = {"0.005": 3, "0.05": 6, "0.3": 9, "0.7": 12}
+    assert inner.items() <= without["labels"].items()
+    assert inner.items() <= beyond["labels"].items()
+    assert set(without["labels"]) - set(inner) == {"0", "2"}
+    assert set(beyond["labels"]) - set(inner) == {"0", "above 2"}
+    assert (without["bars"], beyond["bars"]) == (15, 16)
+    assert without["clear"]
+    assert beyond["clear"]
+
+
+@pytest.mark.parametrize("width", [360, 800, 1100])
+def test_nothing_that_is_jumped_to_or_focused_is_behind_the_head(opened, width):
+    page = opened(viewport={"width": width, "height": 760}, reduced_motion="reduce")
+    focused = "document.activeElement"
+    bottom = "document.querySelector('.top').getBoundingClientRect().bottom"
+    for name in ("A row", "Certificate", "Ensemble", "Live"):
+        page.get_by_role("link", name=name, exact=True).evaluate("(one) => one.click()")
+        title = page.get_by_role("heading", name=name, exact=True)
+        top = title.evaluate("(one) => one.getBoundingClientRect().top")
+        assert page.evaluate(bottom) <= top < 760
+    page.get_by_role("button", name="Ask").focus()
+    for _ in range(30):
+        page.keyboard.press("Shift+Tab")
+        top, within = page.evaluate(
+            f"[{focused}.getBoundingClientRect().top, !!{focused}.closest('.top, .skip')]"
+        )
+        if within:
+            break
+        assert top >= page.evaluate(bottom)
+    assert within
+
+
 def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, configured, start):
     config, reader = configured
     writer, _ = new_key(config.parent / "keys.jsonl", [Scope.RECIPES_WRITE], name="writer")

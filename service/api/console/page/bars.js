@@ -1,8 +1,9 @@
 // Distributions as bars in tables, and histograms with a table beside them.
 
-import { figure, h, percent, probability, table } from "./dom.js";
+import { counted, figure, h, percent, probability, table } from "./dom.js";
 
 const MOST = 12; // classes shown
+const LABELS = 5; // of a histogram's axis: what can be read where it is narrowest
 
 /** A bar as wide as a probability; a second, thinner one for another. */
 export function bar(value, { thin = null, strong = false } = {}) {
@@ -40,6 +41,16 @@ export function distributions(caption, classes, columns, { most = MOST } = {}) {
         columns.map((one) => cell(one, index)))))));
 }
 
+/** The edges below a histogram's columns, as many as can be read. */
+function axis(edges, beyond) {
+  const step = Math.ceil(edges.length / LABELS);
+  const at = (place, kind, text) => h("span", { class: kind, style: { "--at": place } }, text);
+  const inner = edges.map((edge, index) => [edge, index + 1]).filter(([, place]) => place % step === 0 && place < edges.length);
+  const last = beyond ? `above ${figure(edges.at(-1))}` : figure(edges.at(-1));
+  return h("p", { class: "edges", style: { "--columns": edges.length }, "aria-hidden": "true" }, at(1, "from", "0"),
+    inner.map(([edge, place]) => at(place, "edge", figure(edge))), at(edges.length + beyond, beyond ? "beyond" : "to", last));
+}
+
 /** A histogram as columns, and as a table for who does not see them. */
 export function histogram(name, { edges, counts }, { unit = "", empty = "" } = {}) {
   const sum = counts.reduce((all, count) => all + count, 0);
@@ -50,11 +61,12 @@ export function histogram(name, { edges, counts }, { unit = "", empty = "" } = {
     return index < edges.length ? `${low} to ${figure(edges[index])}` : `above ${low}`;
   };
   const modal = range(counts.indexOf(largest));
+  const beyond = Number(counts.at(-1) > 0); // of what is above the last edge a column is drawn where there is any
   return h("figure", { class: "histogram" },
-    h("figcaption", {}, name, " ", h("span", { class: "hint" }, `${figure(sum)} rows`)),
-    h("div", { class: "columns-of", role: "img", "aria-label": `${name}: histogram of ${figure(sum)} rows, most of them ${modal}${unit}` },
-      counts.map((count) => h("span", { style: { "--share": count / largest } }))),
-    h("p", { class: "ends", "aria-hidden": "true" }, h("span", {}, "0"), h("span", {}, `${figure(edges.at(-1))}${unit}`)),
+    h("figcaption", {}, unit ? `${name},${unit}` : name, " ", h("span", { class: "hint" }, counted(sum, "row"))),
+    h("div", { class: "columns-of", style: { "--columns": edges.length }, role: "img", "aria-label": `${name}: histogram of ${counted(sum, "row")}, most of them ${modal}${unit}` },
+      counts.slice(0, edges.length + beyond).map((count) => h("span", { style: { "--share": count / largest } }))),
+    axis(edges, beyond),
     h("details", {}, h("summary", {}, h("span", { class: "unseen" }, `${name} `), "as a table"),
       table(name, ["Range", "#Rows", "#Share"], counts.map((count, index) => [range(index) + unit, figure(count), percent(count / sum)]))));
 }

@@ -93,6 +93,9 @@ export function figure(value, digits = 3) {
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
 
+/** So many of something. */
+export const counted = (count, one, many = `${one}s`) => `${figure(count)} ${count === 1 ? one : many}`;
+
 /** A share of one. */
 export const percent = (value) => (value === null ? "–" : `${figure(100 * value)} %`);
 
