@@ -295,6 +295,8 @@ def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, c
     assert page.locator("#given").input_value() == '{"pixels": [1, 2, 3, 4, 5, 6]}'
     server.stop()
     page.locator("#state").filter(has_text=re.compile("connecting again|does not answer|stopping")).wait_for()
+    page.get_by_role("button", name="Ask").click()
+    page.locator("#said", has_text="The server does not answer").wait_for()
     start(copy)
     page.locator("#state.right").filter(has_text="Live").wait_for(timeout=30_000)
     page.locator("#recipes").get_by_role("rowheader", name="late").wait_for(state="detached")
@@ -312,9 +314,13 @@ def test_the_certificate_and_its_witnesses_are_those_of_the_api(opened, console)
         assert (witness == "none") == (one["witness"] is None)
     witness = known["axioms"]["convexity_preservation"]["witness"]
     drawn = cells(page, "Witness against convexity preservation")
+    assert [row[0] for row in drawn] == ["Class", *(f"class {place}" for place in range(len(drawn) - 1))]
+    assert [name.split("\n")[0] for name in drawn[0][1:]] == ["Teacher 0", "Teacher 1", "Pool"]
     for k, rows in enumerate(witness["case"]["probabilities"]):
         assert [float(row[1 + k]) for row in drawn[1:]] == pytest.approx(rows[0], abs=1e-3)
     assert [float(row[-1]) for row in drawn[1:]] == pytest.approx(witness["told"]["pool"], abs=1e-3)
+    towards = known["axioms"]["weight_monotonicity"]["witness"]["case"]["towards"]
+    page.locator("article", has_text=f"towards: teacher {towards[0]};").wait_for()
     assert "unsafe mass" in {row[0] for row in cells(page, "Safety attenuation")}
     page.get_by_label("Show").select_option("plain")
     page.get_by_text("Served with accepted violations").wait_for()
@@ -396,6 +402,62 @@ def test_a_row_is_answered_as_the_api_answers_it(opened, console):
     page.get_by_text("The row is not JSON").wait_for()
 
 
+def test_of_many_classes_those_that_a_sparse_target_keeps_come_first(opened, console):
+    page = opened(status=500)
+    page.get_by_label("Show").select_option("wide")
+    page.locator("#recipes", has_text="8 largest classes").wait_for()
+    page.locator("#given-hint", has_text="[2]").wait_for()
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("table", name="of 30 classes").wait_for()
+    body = {"inputs": {"x": [[1, 2]]}}
+    (row,) = asked(console, "/v1/ensembles/wide/opinions", body)["rows"]
+    kept = sorted(row["target"], key=row["target"].get, reverse=True)
+    assert len(kept) == 8
+    shown = [row[0] for row in cells(page, "of 30 classes")[1:]]
+    assert shown[:8] == kept
+    rest = max(max(row["softened"][one][name] for one in ("one", "fails")) for name in set(shown[8:12]))
+    left = set(row["softened"]["one"]) - set(shown)
+    assert all(row["softened"][one][name] <= rest for one in ("one", "fails") for name in left)
+    assert "c29" in shown
+    assert len(shown) == 12 + ("c29" not in shown[:12])
+
+
+def test_recipes_say_what_they_do_besides(opened):
+    page = opened()
+    page.get_by_role("table", name="Recipes").wait_for()
+    also = {row[0]: row[3] for row in cells(page, "Recipes")[1:]}
+    assert also == {
+        "default": "diagnostics",
+        "geometric": "floor 1.0e\u22124",
+        "sparse": "the 2 largest classes and the mass of the rest",
+    }
+
+
+def test_a_row_that_was_edited_is_no_example(opened):
+    page = opened()
+    page.get_by_label("Example", exact=True).select_option("3")
+    page.locator("#given").press("End")
+    page.keyboard.type(" ")
+    assert (
+        page.get_by_label("Example", exact=True).evaluate("(one) => one.selectedOptions[0].text") == "own row"
+    )
+
+
+def test_what_there_is_one_of_is_said_so_and_no_seconds_are_none(opened, console):
+    with httpx2.stream("GET", f"{console.url}/v1/events", headers=console.headers) as reply:
+        now = next(json.loads(line[5:]) for line in reply.iter_lines() if line.startswith("data:"))
+    now["saved"] = {"inferences": 1, "device_seconds": 0}
+    now["queued_rows"] = 1
+    now["ensembles"]["toy"]["entropy"] = {"edges": [0.5, 1], "counts": [1, 0, 0]}
+    event = f"event: look\ndata: {json.dumps(now)}\n\n"
+    answer = {"content_type": "text/event-stream", "body": event}
+    page = opened(before=lambda page: page.route("**/v1/events", lambda route: route.fulfill(**answer)))
+    page.get_by_text("The cache has saved 1 inference.", exact=True).wait_for()
+    page.get_by_text("1 row waits").wait_for()
+    page.locator("#histograms").get_by_text("1 row", exact=True).wait_for()
+    assert page.locator("#tiles figure", has_text="From the cache").locator("canvas").count() == 1
+
+
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(opened, console):
     page = opened(key=None, status=401)
     dialog = page.get_by_role("dialog", name="This server asks for a key")
@@ -403,9 +465,12 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(opened, console):
     field = page.get_by_label("Key with the scope targets:read")
     assert field.get_attribute("type") == "password"
     assert page.locator("#facts").inner_text() == ""  # the page itself holds nothing
+    field.fill("st_ключ")
+    field.press("Enter")
+    page.locator("#key-said", has_text="only ASCII characters").wait_for()
     field.fill("st_wrong")
     field.press("Enter")
-    page.locator("#key-said").filter(has_text=re.compile(".")).wait_for()
+    page.locator("#key-said:not(:text('ASCII'))").filter(has_text=re.compile(".")).wait_for()
     dialog.wait_for()
     field.fill(console.key)
     field.press("Enter")

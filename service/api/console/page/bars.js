@@ -13,16 +13,28 @@ export function bar(value, { thin = null, strong = false } = {}) {
     thin === null ? null : h("span", { class: "bar thin", style: style(thin) }));
 }
 
+/** Places of the classes to show: the largest of what is strong, then of the others; and those that are always shown. */
+function largest(size, columns, always) {
+  const places = Array.from({ length: size }, (_, place) => place);
+  if (size <= MOST) return places;
+  const of = (strong) => {
+    const chosen = columns.filter((one) => Boolean(one.strong) === strong);
+    return (place) => Math.max(0, ...chosen.map((one) => one.values?.[place] ?? 0));
+  };
+  const [target, teachers] = [of(true), of(false)];
+  const ranked = places.sort((one, other) => target(other) - target(one) || teachers(other) - teachers(one));
+  const chosen = ranked.slice(0, MOST);
+  return [...chosen, ...always.filter((place) => !chosen.includes(place))];
+}
+
 /**
  * A table of distributions: a row a class, a column each.
  *
  * columns: [{ name, note, values: [p, ...] or null, thin: [p, ...] or null, strong }]
+ * always: names of classes that are shown however small they are.
  */
-export function distributions(caption, classes, columns, { most = MOST } = {}) {
-  const weight = (index) => Math.max(...columns.map((one) => one.values?.[index] ?? 0));
-  const places = classes.map((_, index) => index);
-  const shown = classes.length <= most ? places
-    : places.sort((one, other) => weight(other) - weight(one)).slice(0, most).sort((one, other) => one - other);
+export function distributions(caption, classes, columns, { always = [] } = {}) {
+  const shown = largest(classes.length, columns, always.map((name) => classes.indexOf(name)));
   const cell = (column, index) => {
     const value = column.values?.[index];
     if (value === null || value === undefined) return h("td", { class: "number" }, "–");
@@ -34,7 +46,7 @@ export function distributions(caption, classes, columns, { most = MOST } = {}) {
   const left = classes.length - shown.length;
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", { class: "distributions" },
-      h("caption", {}, h("span", {}, caption, left ? ` The ${shown.length} largest of ${classes.length} classes.` : "")),
+      h("caption", {}, h("span", {}, caption, left ? ` ${shown.length} of ${classes.length} classes, the largest first.` : "")),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Class"), columns.map((one) =>
         h("th", { scope: "col", class: "number" }, one.name, one.note ? h("small", {}, one.note) : null)))),
       h("tbody", {}, shown.map((index) => h("tr", {}, h("th", { scope: "row" }, classes[index]),

@@ -2,7 +2,7 @@
 
 import { ask, of } from "./api.js";
 import { distributions } from "./bars.js";
-import { figure, find, h, table, words } from "./dom.js";
+import { counted, figure, find, h, table, words } from "./dom.js";
 import { operator } from "./ensemble.js";
 import { filled } from "./section.js";
 
@@ -16,11 +16,12 @@ function beliefs(witness, prefix) {
   return data[`${prefix}probabilities`] ?? logs ?? [];
 }
 
+// Teachers and classes are counted from 0, as in the words of the law.
 function columns(witness) {
   const found = [];
   for (const [prefix, which] of [["", "Teacher"], ["far_", "Teacher, moved,"]]) {
     beliefs(witness, prefix).forEach((rows, k) => found.push({
-      name: `${which} ${k + 1}`, note: `weight ${figure(witness.case[`${prefix}weights`][k][0])}`, values: rows[0],
+      name: `${which} ${k}`, note: `weight ${figure(witness.case[`${prefix}weights`][k][0])}`, values: rows[0],
     }));
   }
   const { pool } = witness.told;
@@ -44,9 +45,9 @@ function drawn(name, { level, required }, witness) {
     h("h4", {}, `${words(name)}, level ${witness.level}`, h("small", {}, missed ? "required, and broken" : "not required")),
     h("p", {}, "Against ", h("code", {}, witness.statement), witness.dtype === "float32" ? ", asked in float32" : ""),
     all.length ? distributions(`Witness against ${words(name)}, level ${witness.level}: the teachers and the pool.`,
-      Array.from({ length: size }, (_, index) => `class ${index + 1}`), all) : null,
+      Array.from({ length: size }, (_, index) => `class ${index}`), all) : null,
     h("p", { class: "hint" }, [
-      ...extra.map((key) => `${key}: ${key === "towards" ? `teacher ${witness.case[key][0] + 1}` : witness.case[key][0]}`),
+      ...extra.map((key) => `${key}: ${key === "towards" ? `teacher ${witness.case[key][0]}` : witness.case[key][0]}`),
       ...also.map(([key, value]) => `${key}: ${told(value)}`), `the law: ${told(witness.told.law ?? "")}`,
     ].join("; "), "."),
     h("details", {}, h("summary", {}, "Ask it again"), h("pre", { tabindex: "0" }, witness.again ?? "")));
@@ -77,7 +78,7 @@ async function axioms(info, recipe, signal) {
   const witnesses = Object.entries(every).filter(([, one]) => one.witness);
   return [
     h("p", {}, h("strong", { class: found.admitted ? "right" : "wrong" }, found.admitted ? "Admitted" : "Served with accepted violations"),
-      `: ${operator(found.operator)}, profile ${found.profile}, ${found.K} teachers, ${found.C} classes, on ${found.domain === "zeros" ? "probabilities that may be zero" : `probabilities with a floor of ${figure(found.floor)}`}, budget ${found.budget}, seed ${found.seed}. `,
+      `: ${operator(found.operator)}, profile ${found.profile}, ${counted(found.K, "teacher")}, ${counted(found.C, "class", "classes")}, on ${found.domain === "zeros" ? "probabilities that may be zero" : `probabilities with a floor of ${figure(found.floor)}`}, budget ${found.budget}, seed ${found.seed}. `,
       h("code", { title: found.id }, found.id.slice(0, 12))),
     table("Axioms", ["Axiom", "#Level", "#Required", "Why", "#Cases", "#Worst margin", "Witness against"], rows),
     h("p", { class: "hint" }, `Also: ${has.join(", ") || "no further property"}.`),
@@ -101,8 +102,8 @@ async function safety(info, recipe, signal) {
     return one.theorem ? h("strong", { class: "wrong" }, "does not hold") : "exceeded";
   };
   return [
-    h("p", { class: "hint" }, `Probability of ${info.unsafe_classes.join(", ")} in the pool, beside its bounds, on the ${info.samples} example rows.`),
-    table("Safety attenuation on the example rows", ["Figure", "#Value", "#Bound", "Bound", "Conditions"],
+    h("p", { class: "hint" }, `Probability of ${info.unsafe_classes.join(", ")} in the pool, beside its bounds, on ${counted(info.samples, "example row")}.`),
+    table("Safety attenuation on the example rows", ["Figure", "#Value", "#Bound", "Whether it holds", "Conditions"],
       found.map((one) => [words(one.name), figure(one.value), figure(one.bound), held(one), one.conditions])),
   ];
 }

@@ -3,7 +3,7 @@
 import { ask, events, key } from "./api.js";
 import * as calls from "./calls.js";
 import * as certificate from "./certificate.js";
-import { fill, find, options, same } from "./dom.js";
+import { counted, figure, fill, find, options, same } from "./dom.js";
 import * as ensemble from "./ensemble.js";
 import * as live from "./live.js";
 import * as row from "./row.js";
@@ -66,7 +66,7 @@ function look(now) {
   if (now.degraded.length) find("degraded").textContent = now.degraded.join("; ");
   const { inferences, device_seconds: seconds } = now.saved;
   find("saved").textContent = inferences
-    ? `The cache has saved ${inferences.toLocaleString("en")} inferences, about ${seconds.toPrecision(2)} s of the teachers' work.` : "";
+    ? `The cache has saved ${counted(inferences, "inference")}${seconds ? `, about ${figure(seconds, 2)} s of the teachers' work` : ""}.` : "";
   say(now.degraded.length ? "Degraded" : "Live", now.degraded.length ? "wrong" : "right");
 }
 
@@ -125,7 +125,12 @@ find("change-key").addEventListener("click", () => find("key-dialog").showModal(
 find("key-later").addEventListener("click", () => find("key-dialog").close());
 find("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key.set(find("key").value.trim());
+  const given = find("key").value.trim();
+  if (!/^[!-~]+$/.test(given)) { // no header could carry it
+    find("key-said").textContent = "This is no key: a key has only ASCII characters, and no spaces";
+    return;
+  }
+  key.set(given);
   find("key").value = "";
   find("key-dialog").close();
   listen();

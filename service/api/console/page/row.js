@@ -68,7 +68,7 @@ async function answer() {
 
 function draw(reply) {
   const [row] = reply.rows;
-  const { classes, recipes, teachers } = state.info;
+  const { classes, recipes, teachers, unsafe_classes: always } = state.info;
   const { weights } = recipes[reply.recipe];
   const listed = (values) => values && classes.map((name) => values[name] ?? null);
   const columns = teachers.map(({ name }) => ({
@@ -76,7 +76,7 @@ function draw(reply) {
   }));
   if (row.target) columns.push({ name: "Soft target", note: row.tail ? `tail ${figure(row.tail)}` : "", values: listed(row.target), strong: true });
   fill(find("answer"), distributions(
-    `Each teacher and the soft target at T = ${figure(reply.temperature)}; the thin bars and small figures are the teachers at T = 1.`, classes, columns));
+    `Each teacher and the soft target at T = ${figure(reply.temperature)}; the thin bars and small figures are the teachers at T = 1.`, classes, columns, { always }));
   if (!row.target) {
     say(`No target: ${row.error}`, true);
     return;
@@ -102,6 +102,7 @@ export function install() {
     giveSample();
     soon();
   });
+  find("given").addEventListener("input", () => { find("sample").value = ""; });
   find("ask-recipe").addEventListener("change", () => {
     ofRecipe();
     soon();
@@ -135,7 +136,7 @@ export async function show(info, signal) {
   fill(find("answer"));
   say(wrong, Boolean(wrong));
   find("sample-field").hidden = !samples;
-  options(find("sample"), [...(samples?.row_ids ?? []).map((place) => [String(place), `row ${place}`]), ["", "my own"]]);
+  options(find("sample"), [...(samples?.row_ids ?? []).map((place) => [String(place), `row ${place}`]), ["", "own row"]]);
   find("sample").selectedIndex = 0;
   find("given-hint").textContent = Object.entries(info.inputs).map(([name, spec]) => `${name}: ${rows(spec)}`).join("; ");
   if (samples) giveSample();
