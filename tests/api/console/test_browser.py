@@ -429,7 +429,7 @@ def test_recipes_say_what_they_do_besides(opened):
     assert also == {
         "default": "diagnostics",
         "geometric": "floor 1.0e\u22124",
-        "sparse": "the 2 largest classes and the mass of the rest",
+        "sparse": "the 2 largest classes",
     }
 
 

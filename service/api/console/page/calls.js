@@ -9,7 +9,7 @@ const DOCUMENT = "openapi.json";
 function row([path, method, call]) {
   const scopes = (call.security ?? []).flatMap((one) => Object.values(one)).flat();
   return [
-    h("code", {}, `${method.toUpperCase()} ${path}`), (call.description ?? call.summary).split("\n\n")[0],
+    h("code", {}, `${method.toUpperCase()} ${path}`), (call.description ?? call.summary).split("\n\n")[0].replaceAll("`", ""),
     [...new Set(scopes)].join(", ") || "none",
   ];
 }
@@ -19,6 +19,6 @@ export function show(signal) {
   return filled(find("calls"), { about: DOCUMENT, signal }, async () => {
     const { paths } = await ask(DOCUMENT, { signal });
     const all = Object.keys(paths).sort().flatMap((path) => Object.entries(paths[path]).map((one) => [path, ...one]));
-    return [table("Calls", ["Call", "What it does", "Scope of its key"], all.map(row))];
+    return [table("Calls", ["Call", "What it does", "Scope of its key"], all.map(row), { hidden: true })];
   });
 }

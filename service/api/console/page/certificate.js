@@ -104,6 +104,6 @@ async function safety(info, recipe, signal) {
   return [
     h("p", { class: "hint" }, `Probability of ${info.unsafe_classes.join(", ")} in the pool, beside its bounds, on ${counted(info.samples, "example row")}.`),
     table("Safety attenuation on the example rows", ["Figure", "#Value", "#Bound", "Whether it holds", "Conditions"],
-      found.map((one) => [words(one.name), figure(one.value), figure(one.bound), held(one), one.conditions])),
+      found.map((one) => [words(one.name), figure(one.value), figure(one.bound), held(one), one.conditions]), { hidden: true }),
   ];
 }

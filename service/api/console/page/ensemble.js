@@ -19,7 +19,7 @@ const FLOOR = 1e-6; // where nothing is said of it
 /** What a recipe does that a plain one does not. */
 function also(recipe) {
   return [
-    recipe.sparsity && `the ${recipe.sparsity.top_k} largest classes and the mass of the rest`,
+    recipe.sparsity && `the ${counted(recipe.sparsity.top_k, "largest class", "largest classes")}`,
     recipe.output_temperature !== 1 && `output temperature ${figure(recipe.output_temperature)}`,
     recipe.floor !== FLOOR && `floor ${figure(recipe.floor)}`,
     recipe.diagnostics && "diagnostics",
