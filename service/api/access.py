@@ -47,9 +47,6 @@ ACCESS: Mapping[str, auth.Scope | None] = {
     "POST /v2/repository/index": READ,
     "POST /v2/repository/models/{model}/load": auth.Scope.ADMIN,
     "POST /v2/repository/models/{model}/unload": auth.Scope.ADMIN,
-    "GET /docs": READ,
-    "GET /docs/oauth2-redirect": READ,
-    "GET /redoc": READ,
     "GET /openapi.json": READ,
 }
 

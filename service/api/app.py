@@ -61,6 +61,8 @@ def create_app(
         version=service.__version__,
         lifespan=lifespan,
         redirect_slashes=False,  # to where the request's Host says, and in the clear behind a proxy
+        docs_url=None,  # they load scripts from elsewhere; the console lists the calls
+        redoc_url=None,
         responses=openapi.ERRORS,
         telemetry={
             "tracer_provider": engine.spans.provider,

@@ -119,7 +119,7 @@ def install(app: FastAPI) -> None:
             text = f"{request.method} is not allowed on {request.url.path}"
             return answer(errors.MethodNotAllowed(text), dict(exc.headers or {}))
         if exc.status_code == HTTPStatus.NOT_FOUND:
-            return answer(errors.NotFound(f"no route {request.url.path}; see /docs"))
+            return answer(errors.NotFound(f"no route {request.url.path}; see /openapi.json"))
         return answer(errors.RequestError(str(exc.detail)))
 
     async def invalid(_: Request, exc: Exception) -> JSONResponse:

@@ -86,7 +86,7 @@ def test_a_key_made_by_the_command_opens_the_server(configured, tmp_path, start,
             client.soft_targets(rows)
         assert (refused.value.status, refused.value.code) == (401, "unauthenticated")
     assert httpx2.get(f"{server.url}/readyz").json() == {"ready": True, "degraded": []}
-    assert httpx2.get(f"{server.url}/docs").status_code == 401
+    assert httpx2.get(f"{server.url}/openapi.json").status_code == 401
     log = server.log()
     assert "open to others (mode 0644)" in log
     assert key not in log

@@ -89,7 +89,7 @@ def test_no_secret_is_said_whatever_goes_wrong(configured, redis, far, start):
         return ask(ASK, "POST", json={"inputs": {"x": next(rows)}}).json()["targets"][0]
 
     assert answered()["source"] == "miss"
-    described = ("v1/ensembles", "v2", "v2/models/toy/config", "openapi.json", "docs", "nowhere")
+    described = ("v1/ensembles", "v2", "v2/models/toy/config", "openapi.json", "nowhere")
     for path in ("readyz", *described):
         ask(f"/{path}")
     for key in ("", "wrong", keys[Scope.ADMIN] + "x", keys[Scope.ADMIN]):

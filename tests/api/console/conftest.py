@@ -1,4 +1,4 @@
-"""A server of its own for the console: keys, example rows, an operator with violations, two ensembles."""
+"""A server of its own for the console: keys, example rows, an operator with violations, three ensembles."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,18 @@ ensembles:
     batching: {max_rows: 16, in_flight: 1, threads: 1}
     recipes:
       largest: {operator: weighted_max, accept_violations: [weight_monotonicity]}
-"""
+  wide:
+    inputs: {x: {dtype: float32, shape: [2]}}
+    classes: [WIDE]
+    unsafe_classes: [c29]
+    samples: wide.npz
+    teachers:
+      - {name: one, model: "fake://?classes=30&features=2", output: {kind: logits}}
+      - {name: fails, model: "fake://?classes=30&features=2&seed=1&raise_above=10", output: {kind: logits}}
+    batching: {max_rows: 16, in_flight: 1, threads: 1}
+    recipes:
+      default: {operator: linear, sparsity: {top_k: 8}}
+""".replace("WIDE", ", ".join(f"c{place}" for place in range(30)))
 
 
 class Console:
@@ -54,6 +65,7 @@ def configured(toy, tmp_path_factory):
     for model in toy.folder.glob("*.onnx"):
         (folder / model.name).symlink_to(model)
     np.savez(folder / "samples.npz", pixels=toy.rows(5, seed=9))
+    np.savez(folder / "wide.npz", x=np.array([[1, 2], [11, 3]], np.float32))  # no answer to the second
     (folder / "console.yaml").write_text(CONFIG)
     key, _ = new_key(folder / "keys.jsonl", [Scope.TARGETS_READ], name="reader")
     return folder / "console.yaml", key

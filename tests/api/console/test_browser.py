@@ -6,6 +6,7 @@ import shutil
 import socket
 
 import httpx2
+import numpy as np
 import pytest
 
 from service.auth import Scope, new_key
@@ -75,7 +76,7 @@ def opened(browser, console):
     """Opens the page, by default with a key; at the end nothing may have gone wrong, or elsewhere."""
     contexts, wrong = [], []
 
-    def open_page(*, url=console.url, key=console.key, status=None, away=False, **options):
+    def open_page(*, url=console.url, key=console.key, status=None, away=False, before=None, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -84,7 +85,7 @@ def opened(browser, console):
             page.add_init_script(f"sessionStorage.setItem('soft-targets-key', {json.dumps(key)})")
 
         def note(message):
-            refused = status is not None and f"status of {status} " in message.text
+            refused = status is not None and re.search(f"status of ({status}) ", message.text)
             gone = away and "net::ERR_" in message.text
             if message.type in {"error", "warning"} and not refused and not gone:
                 wrong.append(message.text)
@@ -92,6 +93,8 @@ def opened(browser, console):
         page.on("console", note)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda one: None if one.url.startswith(url) else wrong.append(one.url))
+        if before:
+            before(page)
         page.goto(f"{url}/")
         if key:
             page.wait_for_selector("#axioms table")
@@ -173,6 +176,105 @@ def test_live_figures_move_after_rows_are_asked(opened, console):
     assert re.search(said, unsafe), unsafe
 
 
+def test_what_moves_leaves_what_somebody_reads(opened, console):
+    page = opened(viewport={"width": 360, "height": 760})
+    first = page.locator("#teachers tbody tr").first
+
+    def moves(number):
+        """Rows are asked, and they are seen."""
+        before = first.locator("td").nth(3).inner_text()
+        rows = np.random.default_rng(number).normal(size=(9, 6)).tolist()
+        asked(console, f"{ASK}/soft-targets", {"inputs": {"pixels": rows}})
+        page.wait_for_function(
+            "(before) => document.querySelector('#teachers tbody tr').children[4].textContent !== before",
+            arg=before,
+        )
+
+    moves(1)
+    region = page.get_by_role("region", name="Teachers", exact=True)
+    end = region.evaluate("(one) => (one.scrollLeft = one.scrollWidth) && one.scrollLeft")
+    assert end > 0
+    page.get_by_text("Divergence between the teachers as a table").click()
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('#teachers caption'))")
+    moves(2)
+    assert region.evaluate("(one) => one.scrollLeft") == end
+    assert page.evaluate("getSelection().toString()") == "Teachers"
+    table = page.get_by_role("table", name="Divergence between the teachers", exact=True)
+    rows = "[...document.querySelectorAll('#histograms tbody td:nth-child(2)')].map((one) => one.textContent)"
+    assert table.is_visible()
+    first.locator("td").last.click()  # which focuses what scrolls
+    known = page.evaluate(f"{rows}.join()")
+    moves(3)
+    page.wait_for_function(f"(known) => {rows}.join() !== known", arg=known)
+    assert page.evaluate("document.activeElement.ariaLabel") == "Teachers"
+
+
+@pytest.mark.parametrize("width", [1408, 1440, 1600])
+def test_the_table_of_teachers_is_not_cut(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    region = page.get_by_role("region", name="Teachers", exact=True)
+    assert region.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0
+
+
+# Where each label of a histogram's axis is, in columns, and whether it is clear of the next.
+AXIS = """async () => {
+  const { histogram } = await import("/console/bars.js");
+  const edges = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2];
+  const drawn = [0, 1].map((last) => histogram("Some", { edges, counts: [...edges.map(() => 1), last] }));
+  document.getElementById("histograms").append(...drawn);
+  return drawn.map((one) => {
+    const bars = [...one.querySelectorAll("[role=img] span")].map((bar) => bar.getBoundingClientRect());
+    const labels = [...one.querySelectorAll(".edges span")];
+    const boxes = labels.map((label) => label.getBoundingClientRect());
+    return {
+      bars: bars.length,
+      labels: Object.fromEntries(labels.map((label, place) => {
+        const middle = (boxes[place].left + boxes[place].right) / 2;
+        return [label.textContent, bars.filter((bar) => bar.right - 1 <= middle).length];
+      })),
+      clear: boxes.every((box, place) => !place || boxes[place - 1].right + 2 < box.left)
+        && boxes.at(-1).right <= bars.at(-1).right + 1,
+    };
+  });
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 1280, 1600])
+def test_a_histogram_s_axis_says_where_its_columns_end(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    without, beyond = page.evaluate(AXIS)
+    inner = {"0.005": 3, "0.05": 6, "0.3": 9, "0.7": 12}
+    assert inner.items() <= without["labels"].items()
+    assert inner.items() <= beyond["labels"].items()
+    assert set(without["labels"]) - set(inner) == {"0", "2"}
+    assert set(beyond["labels"]) - set(inner) == {"0", "above 2"}
+    assert (without["bars"], beyond["bars"]) == (15, 16)
+    assert without["clear"]
+    assert beyond["clear"]
+
+
+@pytest.mark.parametrize("width", [360, 800, 1100])
+def test_nothing_that_is_jumped_to_or_focused_is_behind_the_head(opened, width):
+    page = opened(viewport={"width": width, "height": 760}, reduced_motion="reduce")
+    focused = "document.activeElement"
+    bottom = "document.querySelector('.top').getBoundingClientRect().bottom"
+    for name in ("A row", "Certificate", "Ensemble", "Live"):
+        page.get_by_role("link", name=name, exact=True).evaluate("(one) => one.click()")
+        title = page.get_by_role("heading", name=name, exact=True)
+        top = title.evaluate("(one) => one.getBoundingClientRect().top")
+        assert page.evaluate(bottom) <= top < 760
+    page.get_by_role("button", name="Ask").focus()
+    for _ in range(30):
+        page.keyboard.press("Shift+Tab")
+        top, within = page.evaluate(
+            f"[{focused}.getBoundingClientRect().top, !!{focused}.closest('.top, .skip')]"
+        )
+        if within:
+            break
+        assert top >= page.evaluate(bottom)
+    assert within
+
+
 def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, configured, start):
     config, reader = configured
     writer, _ = new_key(config.parent / "keys.jsonl", [Scope.RECIPES_WRITE], name="writer")
@@ -181,7 +283,7 @@ def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, c
     copy = config.parent / "again.yaml"
     copy.write_text(config.read_text().replace("port: 0", f"port: {port}"))
     server = start(copy)
-    page = opened(url=server.url, key=reader, away=True)
+    page = opened(url=server.url, key=reader, status=503, away=True)
     page.locator("#state.right").filter(has_text="Live").wait_for()
     page.locator("#given").fill('{"pixels": [1, 2, 3, 4, 5, 6]}')
     httpx2.put(
@@ -193,6 +295,8 @@ def test_what_is_put_at_run_time_and_a_server_that_comes_back_are_seen(opened, c
     assert page.locator("#given").input_value() == '{"pixels": [1, 2, 3, 4, 5, 6]}'
     server.stop()
     page.locator("#state").filter(has_text=re.compile("connecting again|does not answer|stopping")).wait_for()
+    page.get_by_role("button", name="Ask").click()
+    page.locator("#said", has_text="The server does not answer").wait_for()
     start(copy)
     page.locator("#state.right").filter(has_text="Live").wait_for(timeout=30_000)
     page.locator("#recipes").get_by_role("rowheader", name="late").wait_for(state="detached")
@@ -210,14 +314,68 @@ def test_the_certificate_and_its_witnesses_are_those_of_the_api(opened, console)
         assert (witness == "none") == (one["witness"] is None)
     witness = known["axioms"]["convexity_preservation"]["witness"]
     drawn = cells(page, "Witness against convexity preservation")
+    assert [row[0] for row in drawn] == ["Class", *(f"class {place}" for place in range(len(drawn) - 1))]
+    assert [name.split("\n")[0] for name in drawn[0][1:]] == ["Teacher 0", "Teacher 1", "Pool"]
     for k, rows in enumerate(witness["case"]["probabilities"]):
         assert [float(row[1 + k]) for row in drawn[1:]] == pytest.approx(rows[0], abs=1e-3)
     assert [float(row[-1]) for row in drawn[1:]] == pytest.approx(witness["told"]["pool"], abs=1e-3)
+    towards = known["axioms"]["weight_monotonicity"]["witness"]["case"]["towards"]
+    page.locator("article", has_text=f"towards: teacher {towards[0]};").wait_for()
     assert "unsafe mass" in {row[0] for row in cells(page, "Safety attenuation")}
     page.get_by_label("Show").select_option("plain")
     page.get_by_text("Served with accepted violations").wait_for()
     page.get_by_role("heading", name="weight monotonicity, level 2 required, and broken").wait_for()
     assert page.get_by_role("table", name="Teachers", exact=True).get_by_role("row").count() == 3
+
+
+def test_a_page_that_is_opened_too_early_comes_to_life(opened):
+    asked = []
+
+    def early(route):
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+        else:
+            route.fulfill(status=503, json={"error": "the server is stopping", "code": "draining"})
+
+    page = opened(status=503, before=lambda page: page.route("**/v1/ensembles", early))
+    page.locator("#state.right").filter(has_text="Live").wait_for()
+    assert len(asked) == 2
+
+
+def test_the_calls_are_those_that_the_server_describes(opened, console):
+    page = opened(reduced_motion="reduce", viewport={"width": 360, "height": 760})
+    page.get_by_role("link", name="API").click()
+    page.get_by_role("table", name="Calls").wait_for()
+    shown = {row[0]: row[1:] for row in cells(page, "Calls")[1:]}
+    paths = asked(console, "/openapi.json")["paths"]
+    assert set(shown) == {f"{method.upper()} {path}" for path, calls in paths.items() for method in calls}
+    assert shown["POST /v1/ensembles/{ensemble}/reload"][1] == "admin"
+    assert shown["GET /readyz"][1] == "none"
+    assert "Open Inference Protocol" in shown["POST /v2/models/{model}/infer"][0]
+
+
+def test_what_the_server_says_no_with_stands_where_its_answer_would(opened):
+    page = opened(status="429|500")
+    page.wait_for_selector("#safety table")
+    page.get_by_label("Show").select_option("wide")
+    page.locator("#safety [role=alert]", has_text="fails").wait_for()
+    assert page.locator("#safety table").count() == 0
+    page.locator("#axioms", has_text="2 teachers, 30 classes").wait_for()
+    over = {"status": 429, "json": {"error": "over its rate", "code": "quota_exceeded"}}
+    page.route("**/certificate", lambda route: route.fulfill(**over))
+    page.get_by_label("Show").select_option("plain")
+    page.locator("#axioms [role=alert]", has_text="over its rate").wait_for()
+    assert page.locator("#axioms table").count() == 0
+    assert page.locator("#safety").inner_text() == ""
+    assert page.locator("#state").inner_text() == "Live"
+    page.unroute("**/certificate")
+    page.get_by_label("Show").select_option("toy")
+    page.wait_for_selector("#axioms table")
+    assert page.locator("[role=alert]").count() == 0
+    page.route("**/samples", lambda route: route.fulfill(**over))
+    page.get_by_label("Show").select_option("wide")
+    page.locator("#said.wrong", has_text="over its rate").wait_for()
 
 
 def test_a_row_is_answered_as_the_api_answers_it(opened, console):
@@ -244,6 +402,62 @@ def test_a_row_is_answered_as_the_api_answers_it(opened, console):
     page.get_by_text("The row is not JSON").wait_for()
 
 
+def test_of_many_classes_those_that_a_sparse_target_keeps_come_first(opened, console):
+    page = opened(status=500)
+    page.get_by_label("Show").select_option("wide")
+    page.locator("#recipes", has_text="8 largest classes").wait_for()
+    page.locator("#given-hint", has_text="[2]").wait_for()
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("table", name="of 30 classes").wait_for()
+    body = {"inputs": {"x": [[1, 2]]}}
+    (row,) = asked(console, "/v1/ensembles/wide/opinions", body)["rows"]
+    kept = sorted(row["target"], key=row["target"].get, reverse=True)
+    assert len(kept) == 8
+    shown = [row[0] for row in cells(page, "of 30 classes")[1:]]
+    assert shown[:8] == kept
+    rest = max(max(row["softened"][one][name] for one in ("one", "fails")) for name in set(shown[8:12]))
+    left = set(row["softened"]["one"]) - set(shown)
+    assert all(row["softened"][one][name] <= rest for one in ("one", "fails") for name in left)
+    assert "c29" in shown
+    assert len(shown) == 12 + ("c29" not in shown[:12])
+
+
+def test_recipes_say_what_they_do_besides(opened):
+    page = opened()
+    page.get_by_role("table", name="Recipes").wait_for()
+    also = {row[0]: row[3] for row in cells(page, "Recipes")[1:]}
+    assert also == {
+        "default": "diagnostics",
+        "geometric": "floor 1.0e\u22124",
+        "sparse": "the 2 largest classes",
+    }
+
+
+def test_a_row_that_was_edited_is_no_example(opened):
+    page = opened()
+    page.get_by_label("Example", exact=True).select_option("3")
+    page.locator("#given").press("End")
+    page.keyboard.type(" ")
+    assert (
+        page.get_by_label("Example", exact=True).evaluate("(one) => one.selectedOptions[0].text") == "own row"
+    )
+
+
+def test_what_there_is_one_of_is_said_so_and_no_seconds_are_none(opened, console):
+    with httpx2.stream("GET", f"{console.url}/v1/events", headers=console.headers) as reply:
+        now = next(json.loads(line[5:]) for line in reply.iter_lines() if line.startswith("data:"))
+    now["saved"] = {"inferences": 1, "device_seconds": 0}
+    now["queued_rows"] = 1
+    now["ensembles"]["toy"]["entropy"] = {"edges": [0.5, 1], "counts": [1, 0, 0]}
+    event = f"event: look\ndata: {json.dumps(now)}\n\n"
+    answer = {"content_type": "text/event-stream", "body": event}
+    page = opened(before=lambda page: page.route("**/v1/events", lambda route: route.fulfill(**answer)))
+    page.get_by_text("The cache has saved 1 inference.", exact=True).wait_for()
+    page.get_by_text("1 row waits").wait_for()
+    page.locator("#histograms").get_by_text("1 row", exact=True).wait_for()
+    assert page.locator("#tiles figure", has_text="From the cache").locator("canvas").count() == 1
+
+
 def test_a_key_is_asked_for_and_kept_in_this_tab_only(opened, console):
     page = opened(key=None, status=401)
     dialog = page.get_by_role("dialog", name="This server asks for a key")
@@ -251,9 +465,12 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(opened, console):
     field = page.get_by_label("Key with the scope targets:read")
     assert field.get_attribute("type") == "password"
     assert page.locator("#facts").inner_text() == ""  # the page itself holds nothing
+    field.fill("st_ключ")
+    field.press("Enter")
+    page.locator("#key-said", has_text="only ASCII characters").wait_for()
     field.fill("st_wrong")
     field.press("Enter")
-    page.locator("#key-said").filter(has_text=re.compile(".")).wait_for()
+    page.locator("#key-said:not(:text('ASCII'))").filter(has_text=re.compile(".")).wait_for()
     dialog.wait_for()
     field.fill(console.key)
     field.press("Enter")

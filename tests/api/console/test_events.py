@@ -122,7 +122,7 @@ def test_the_figures_move_with_what_is_asked_and_end_with_the_server(configured,
         assert found["batches"]["rows"] == 6
         assert sum(found["latency"]["counts"]) == 2
         assert sum(found["ensembles"]["toy"]["divergence"]["counts"]) > 0
-        assert set(found["ensembles"]) == {"toy", "plain"}
+        assert set(found["ensembles"]) == {"toy", "plain", "wide"}
         # It has longer to drain than anybody waits here.
         server.process.terminate()
         assert all(one["rows"] for one in said)

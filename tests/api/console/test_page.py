@@ -37,6 +37,11 @@ def test_the_page_is_its_first_file_and_others_are_not_found(client):
         assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect"])
+def test_no_page_is_served_that_loads_from_elsewhere(client, path):
+    assert client.get(path).status_code == 404
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_nothing_comes_from_elsewhere_and_nothing_is_inline(name):
     text = (FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")

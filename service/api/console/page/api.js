@@ -8,12 +8,25 @@ export const key = {
   forget: () => sessionStorage.removeItem(STORED),
 };
 
-/** What the server says no with. */
+/** What the server says no with; 0 where it says nothing. */
 export class Refused extends Error {
   constructor(status, code, message) {
     super(message);
     this.status = status;
     this.code = code;
+  }
+
+  /** Whether another key may help. */
+  get ofKey() {
+    return this.status === 401 || this.status === 403;
+  }
+}
+
+async function reached(work) {
+  try {
+    return await work;
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Refused(0, "", "The server does not answer");
   }
 }
 
@@ -21,14 +34,14 @@ async function request(path, { body, signal } = {}) {
   const headers = { Accept: "application/json" };
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const reply = await fetch(path, {
+  const reply = await reached(fetch(path, {
     method: body === undefined ? "GET" : "POST",
     body,
     headers,
     signal,
     cache: "no-store",
     credentials: "omit",
-  });
+  }));
   if (reply.ok) return reply;
   const said = await reply.json().catch(() => ({}));
   throw new Refused(reply.status, said.code ?? "", said.error ?? `the server answered ${reply.status}`);
@@ -37,7 +50,7 @@ async function request(path, { body, signal } = {}) {
 /** A document; a body is a text that is JSON already, or what becomes one. */
 export async function ask(path, { body, ...rest } = {}) {
   const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
-  return (await request(path, { ...rest, body: text })).json();
+  return reached((await request(path, { ...rest, body: text })).json());
 }
 
 /** Server-sent events of one connection, as documents. By fetch: an EventSource cannot send a key. */
@@ -46,7 +59,7 @@ export async function* events(path, signal) {
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reached(reader.read());
     if (done) return;
     text += value;
     const parts = text.split("\n\n");

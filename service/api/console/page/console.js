@@ -1,8 +1,9 @@
 // The console: what is served, how it fares, and one row at a time.
 
-import { Refused, ask, events, key } from "./api.js";
+import { ask, events, key } from "./api.js";
+import * as calls from "./calls.js";
 import * as certificate from "./certificate.js";
-import { fill, find, options, same } from "./dom.js";
+import { counted, figure, fill, find, options, same } from "./dom.js";
 import * as ensemble from "./ensemble.js";
 import * as live from "./live.js";
 import * as row from "./row.js";
@@ -30,11 +31,8 @@ async function only(name, work) {
 }
 
 function failed(error) {
-  if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
-    askForKey(error);
-    return;
-  }
-  say(error instanceof Refused ? error.message : "The server does not answer", "wrong");
+  if (error.ofKey) askForKey(error);
+  else say(error.message, "wrong");
 }
 
 function askForKey(error) {
@@ -46,11 +44,7 @@ function askForKey(error) {
 }
 
 function showRecipe() {
-  const info = chosen();
-  const recipe = find("choose-recipe").value;
-  return only("certifying", (signal) => Promise.all([
-    certificate.show(info.name, recipe, signal), certificate.safety(info, recipe, signal),
-  ]));
+  return only("certifying", (signal) => certificate.show(chosen(), find("choose-recipe").value, signal));
 }
 
 function showEnsemble() {
@@ -72,7 +66,7 @@ function look(now) {
   if (now.degraded.length) find("degraded").textContent = now.degraded.join("; ");
   const { inferences, device_seconds: seconds } = now.saved;
   find("saved").textContent = inferences
-    ? `The cache has saved ${inferences.toLocaleString("en")} inferences, about ${seconds.toPrecision(2)} s of the teachers' work.` : "";
+    ? `The cache has saved ${counted(inferences, "inference")}${seconds ? `, about ${figure(seconds, 2)} s of the teachers' work` : ""}.` : "";
   say(now.degraded.length ? "Degraded" : "Live", now.degraded.length ? "wrong" : "right");
 }
 
@@ -87,8 +81,13 @@ function known(now) {
 async function listen() {
   state.listening?.abort();
   const mine = (state.listening = new AbortController());
+  let loaded = false;
+  say("Connecting");
+  find("change-key").hidden = !key.get();
   for (let wait = 1000; !mine.signal.aborted; wait = Math.min(LONGEST_WAIT_MS, wait * 2)) {
     try {
+      if (!loaded) await load();
+      loaded = true;
       for await (const now of events("v1/events", mine.signal)) {
         look(now);
         if (!known(now)) await load();
@@ -97,6 +96,7 @@ async function listen() {
       say("The server ended the connection; connecting again");
     } catch (error) {
       if (mine.signal.aborted) return;
+      loaded = false; // what was said meanwhile is asked again
       failed(error);
       if (mine.signal.aborted) return;
     }
@@ -107,20 +107,14 @@ async function listen() {
 async function load() {
   state.ensembles = (await ask("v1/ensembles")).ensembles;
   options(find("choose-ensemble"), state.ensembles.map((one) => [one.name, one.name]));
-  if (chosen()) await showEnsemble();
-  else fill(find("recipes"), "No ensemble is served.");
+  if (!chosen()) nothing();
+  await Promise.all([chosen() && showEnsemble(), only("describing", calls.show)]);
 }
 
-async function start() {
-  say("Connecting");
-  try {
-    await load();
-  } catch (error) {
-    failed(error);
-    return;
-  }
-  find("change-key").hidden = !key.get();
-  listen();
+function nothing() {
+  state.certifying?.abort();
+  for (const id of ["facts", "teachers", "histograms", "axioms", "safety"]) fill(find(id));
+  fill(find("recipes"), "No ensemble is served.");
 }
 
 live.install();
@@ -131,9 +125,14 @@ find("change-key").addEventListener("click", () => find("key-dialog").showModal(
 find("key-later").addEventListener("click", () => find("key-dialog").close());
 find("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key.set(find("key").value.trim());
+  const given = find("key").value.trim();
+  if (!/^[!-~]+$/.test(given)) { // no header could carry it
+    find("key-said").textContent = "This is no key: a key has only ASCII characters, and no spaces";
+    return;
+  }
+  key.set(given);
   find("key").value = "";
   find("key-dialog").close();
-  start();
+  listen();
 });
-start();
+listen();

@@ -23,6 +23,35 @@ export function fill(element, ...children) {
 }
 
 /**
+ * What is there becomes what was drawn anew, in place: where it is scrolled to, what is selected, focused or opened in it
+ * stays, and only what is more or less than before comes or goes.
+ */
+export function become(old, now) {
+  if (old.nodeName !== now.nodeName) {
+    old.replaceWith(now);
+    return;
+  }
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== now.data) old.data = now.data;
+    return;
+  }
+  for (const { name, value } of now.attributes) {
+    if (name === "style") old.style.cssText = now.style.cssText; // the policy refuses the attribute
+    else if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  for (const { name } of [...old.attributes]) if (name !== "open" && !now.hasAttribute(name)) old.removeAttribute(name);
+  refill(old, [...now.childNodes]);
+}
+
+/** The same of all that is in an element. */
+export function refill(element, children) {
+  const made = children.flat().filter((child) => child !== null);
+  const before = [...element.childNodes];
+  before.slice(made.length).forEach((one) => one.remove());
+  made.forEach((one, place) => (place < before.length ? become(before[place], one) : element.append(one)));
+}
+
+/**
  * A table in a region that scrolls by itself, so that the page never does.
  *
  * The first cell of a row is its header. A column that begins with "#" is of numbers.
@@ -63,6 +92,9 @@ export function figure(value, digits = 3) {
   if (size && size < 0.001) return value.toExponential(1).replace("e-", "e−").replace(/^-/, "−");
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
+
+/** So many of something. */
+export const counted = (count, one, many = `${one}s`) => `${figure(count)} ${count === 1 ? one : many}`;
 
 /** A share of one. */
 export const percent = (value) => (value === null ? "–" : `${figure(100 * value)} %`);

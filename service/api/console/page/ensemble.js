@@ -1,7 +1,7 @@
 // One ensemble: its teachers, its recipes, and how its targets are spread.
 
 import { histogram } from "./bars.js";
-import { figure, fill, find, h, percent, rows, same, table, words } from "./dom.js";
+import { counted, figure, fill, find, h, percent, refill, rows, same, table, words } from "./dom.js";
 
 /** An operator as the configuration writes it. */
 export function operator({ name, ...parameters }) {
@@ -14,16 +14,28 @@ function plan(info, recipe) {
     && one.diagnostics === recipe.diagnostics);
 }
 
+const FLOOR = 1e-6; // where nothing is said of it
+
+/** What a recipe does that a plain one does not. */
+function also(recipe) {
+  return [
+    recipe.sparsity && `the ${counted(recipe.sparsity.top_k, "largest class", "largest classes")}`,
+    recipe.output_temperature !== 1 && `output temperature ${figure(recipe.output_temperature)}`,
+    recipe.floor !== FLOOR && `floor ${figure(recipe.floor)}`,
+    recipe.diagnostics && "diagnostics",
+  ].filter(Boolean).join(", ");
+}
+
 /** What does not move: facts and recipes. */
 export function show(info) {
   const inputs = Object.entries(info.inputs).map(([name, spec]) => `${name} ${rows(spec)}`);
-  find("facts").textContent = `${info.classes.length} classes; ${inputs.join("; ")}${info.not_cached ? `. Nothing is cached: ${info.not_cached}` : ""}`;
+  find("facts").textContent = `${counted(info.classes.length, "class", "classes")}; ${inputs.join("; ")}${info.not_cached ? `. Nothing is cached: ${info.not_cached}` : ""}`;
   fill(find("recipes"), table("Recipes",
-    ["Recipe", "Operator", "#Temperature", "Weights", "Axioms", "Plan", "Fingerprint"],
+    ["Recipe", "Operator", "#Temperature", "Also", "Weights", "Axioms", "Plan", "Fingerprint"],
     Object.entries(info.recipes).map(([name, one]) => {
       const chosen = plan(info, one);
       return [
-        name, operator(one.operator), figure(one.temperature),
+        name, operator(one.operator), figure(one.temperature), also(one) || "–",
         Object.entries(one.weights).map(([teacher, weight]) => `${teacher} ${figure(weight, 2)}`).join(", "),
         one.violations.length ? h("strong", { class: "wrong" }, `${one.profile}, but ${one.violations.map(words).join(", ")}`) : `${one.profile}, all kept`,
         chosen ? h("span", { title: chosen.reason }, chosen.plan) : "–",
@@ -36,7 +48,7 @@ export function show(info) {
 export function move(info, figures) {
   const of = figures?.teachers ?? {};
   const together = figures?.together ?? { calls: 0, seconds: 0 }; // then nobody knows how long each took
-  redraw(find("teachers"), () => [table("Teachers",
+  refill(find("teachers"), [table("Teachers",
     ["Teacher", "Device", "#Weight", "#Calibration", "#Batches", "#ms a batch", "#Failed", "#Invalid rows", "#Agrees with the pool"],
     info.teachers.map((one) => {
       const seen = of[one.name] ?? {};
@@ -46,10 +58,10 @@ export function move(info, figures) {
         seen.compared ? percent(seen.agreed / seen.compared) : "–",
       ];
     })), together.calls
-    ? h("p", { class: "hint" }, `As one graph of all teachers: ${figure(together.calls)} batches, ${figure((1000 * together.seconds) / together.calls)} ms each. How long each of them took is not known then.`)
+    ? h("p", { class: "hint" }, `As one graph of all teachers: ${counted(together.calls, "batch", "batches")}, ${figure((1000 * together.seconds) / together.calls)} ms each. How long each of them took is not known then.`)
     : null]);
   const none = { edges: [1], counts: [0, 0] };
-  redraw(find("histograms"), () => [
+  refill(find("histograms"), [
     histogram("Entropy of the targets, as a share of log C", figures?.entropy ?? none,
       { empty: "No target was computed yet." }),
     histogram("Divergence between the teachers", figures?.divergence ?? none,
@@ -67,15 +79,5 @@ function unsafe({ unsafe_classes: classes }, figures) {
   return h("figure", {}, title, h("p", {},
     `Their probability in the targets is ${percent(target)}, in what the teachers say by weight ${percent(teachers)}: `,
     h("strong", {}, teachers > 0 ? `times ${figure(target / teachers)}` : "none"),
-    h("span", { class: "hint" }, `, in the mean of ${figure(figures.target.rows)} rows.`)));
-}
-
-/** Draw anew, but for what somebody is at, and without closing what somebody opened. */
-function redraw(element, make) {
-  if (element.contains(document.activeElement)) return;
-  const open = [...element.querySelectorAll("figure")].map((one) => one.querySelector("details")?.open);
-  fill(element, make());
-  [...element.querySelectorAll("figure")].forEach((one, index) => {
-    if (open[index] && one.querySelector("details")) one.querySelector("details").open = true;
-  });
+    h("span", { class: "hint" }, `, in the mean of ${counted(figures.target.rows, "row")}.`)));
 }

@@ -1,6 +1,6 @@
 // Live figures: what has changed between two looks, as numbers and as lines.
 
-import { figure, fill, find, h, percent, table } from "./dom.js";
+import { counted, figure, fill, find, h, percent, refill, table } from "./dom.js";
 
 const LONGEST = 180; // points, one a second
 const OVER = 30; // seconds that percentiles are of
@@ -52,7 +52,7 @@ const ms = (seconds) => (seconds === null ? null : seconds * 1000);
 const TILES = [
   { name: "Rows a second", keys: ["rows"], shown: (p) => figure(p.rows), note: () => "" },
   {
-    name: "From the cache", keys: ["hits"], shown: (p) => percent(p.hits), top: 1,
+    name: "From the cache", keys: ["hits"], shown: (p) => percent(p.hits), scale: 100, top: 100, unit: " %",
     note: () => `of rows, last ${OVER} s`,
   },
   {
@@ -61,7 +61,7 @@ const TILES = [
   },
   {
     name: "Batch, rows", keys: ["batch", "queued"], shown: (p) => figure(p.batch),
-    note: (p) => `mean; ${figure(p.queued)} rows wait (dashed)`,
+    note: (p) => `mean; ${counted(p.queued, "row waits", "rows wait")} (dashed)`,
   },
 ];
 
@@ -79,7 +79,7 @@ function drawn(tile, width, data) {
       x: { time: false, range: (_, __, high) => [high - LONGEST, high] },
       y: { range: (_, __, high) => [0, tile.top ?? Math.max(1, (high ?? 0) * 1.1)] },
     },
-    axes: [{ show: false }, { ...axis, size: 44, font: `11px ${colour("--font")}`, space: 28, values: (_, ticks) => ticks.map((tick) => figure(tick)) }],
+    axes: [{ show: false }, { ...axis, size: 44, font: `11px ${colour("--font")}`, space: 28, values: (_, ticks) => ticks.map((tick) => figure(tick) + (tile.unit ?? "")) }],
     series: [{}, line(), line([4, 3])].slice(0, 1 + tile.keys.length),
   }, data, tile.chart);
 }
@@ -117,7 +117,7 @@ function tabulate() {
   ]);
   const made = table("Live figures, every five seconds, the newest first",
     ["Time", "#Rows a second", "#From the cache", "#Median, ms", "#p95, ms", "#p99, ms", "#Batch, rows", "#Waiting, rows"], rows);
-  fill(find("live-table").querySelector(".scroll"), made.firstChild);
+  refill(find("live-table").querySelector(".scroll"), [made.firstChild]);
 }
 
 /** Take in a look, and show what follows. */

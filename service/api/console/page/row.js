@@ -68,7 +68,7 @@ async function answer() {
 
 function draw(reply) {
   const [row] = reply.rows;
-  const { classes, recipes, teachers } = state.info;
+  const { classes, recipes, teachers, unsafe_classes: always } = state.info;
   const { weights } = recipes[reply.recipe];
   const listed = (values) => values && classes.map((name) => values[name] ?? null);
   const columns = teachers.map(({ name }) => ({
@@ -76,7 +76,7 @@ function draw(reply) {
   }));
   if (row.target) columns.push({ name: "Soft target", note: row.tail ? `tail ${figure(row.tail)}` : "", values: listed(row.target), strong: true });
   fill(find("answer"), distributions(
-    `Each teacher and the soft target at T = ${figure(reply.temperature)}; the thin bars and small figures are the teachers at T = 1.`, classes, columns));
+    `Each teacher and the soft target at T = ${figure(reply.temperature)}; the thin bars and small figures are the teachers at T = 1.`, classes, columns, { always }));
   if (!row.target) {
     say(`No target: ${row.error}`, true);
     return;
@@ -102,6 +102,7 @@ export function install() {
     giveSample();
     soon();
   });
+  find("given").addEventListener("input", () => { find("sample").value = ""; });
   find("ask-recipe").addEventListener("change", () => {
     ofRecipe();
     soon();
@@ -119,16 +120,23 @@ export function install() {
 
 /** Another ensemble; or the same, described anew, which leaves what somebody has written. */
 export async function show(info, signal) {
-  const samples = info.samples ? await ask(of(info.name, "samples"), { signal }) : null;
   const same = state.info?.name === info.name;
+  let samples = same ? state.samples : null;
+  let wrong = "";
+  try {
+    samples = info.samples ? await ask(of(info.name, "samples"), { signal }) : null;
+  } catch (error) {
+    if (signal.aborted || error.ofKey) throw error;
+    wrong = error.message;
+  }
   Object.assign(state, { info, samples });
   options(find("ask-recipe"), Object.keys(info.recipes).map((name) => [name, name]));
   if (same) return;
   state.asking?.abort();
   fill(find("answer"));
-  say("");
+  say(wrong, Boolean(wrong));
   find("sample-field").hidden = !samples;
-  options(find("sample"), [...(samples?.row_ids ?? []).map((place) => [String(place), `row ${place}`]), ["", "my own"]]);
+  options(find("sample"), [...(samples?.row_ids ?? []).map((place) => [String(place), `row ${place}`]), ["", "own row"]]);
   find("sample").selectedIndex = 0;
   find("given-hint").textContent = Object.entries(info.inputs).map(([name, spec]) => `${name}: ${rows(spec)}`).join("; ");
   if (samples) giveSample();
