@@ -396,7 +396,7 @@ def test_a_row_is_answered_as_the_api_answers_it(opened, console):
     assert sum(row[-1] is None for row in answered(page)) == 2
     page.get_by_label("The row as JSON").fill('{"pixels": [1, 2]}')
     page.get_by_role("button", name="Ask").click()
-    page.get_by_text("rows have shape [2]").wait_for()
+    page.get_by_text("row 0 has shape [2]").wait_for()
     page.get_by_label("The row as JSON").fill("{")
     page.get_by_role("button", name="Ask").click()
     page.get_by_text("The row is not JSON").wait_for()
