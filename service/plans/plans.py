@@ -250,10 +250,8 @@ class Plans:
         return run(self.apart)._replace(again=np.ones(len(temperature), dtype=bool))
 
     def _tell_again(self, error: Exception) -> None:
-        if batches := self._seldom.times("again"):
-            log.warning(
-                "batch asked again, teacher by teacher", where=self._where, error=str(error), batches=batches
-            )
+        if times := self._seldom.times("again"):
+            log.warning("asked again teacher by teacher", where=self._where, error=str(error), batches=times)
 
     def _again(self, inputs: Mapping[str, Array], temperature: Array, weights: Array, pair: Pair) -> Outcome:
         outcome = self.apart.run(inputs, temperature, weights, pair)
