@@ -18,6 +18,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.TeacherError: 500,
     errors.TeacherUnreachable: 500,
     errors.DeviceError: 500,
+    errors.PortTaken: 500,
     errors.TeacherFailure: 500,
     errors.TeacherOverrun: 500,
     errors.TeacherSilent: 500,

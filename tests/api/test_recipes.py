@@ -104,7 +104,7 @@ def test_every_json_reply_names_its_certificate(client, toy):
         ("a", {"operator": "linear", "temperature": 1000}, "temperature"),
         ("a", {"operator": "linear", "weights": {"none": 1}}, "unknown teacher 'none'"),
         ("a", {"operator": "linear", "sparsity": {"top_k": 9}}, "exceeds the 4 classes"),
-        ("a", [], "valid dictionary"),
+        ("a", [], "must be a section, keys with values"),
         ("-a", {"operator": "linear"}, "is no name"),
     ],
 )
