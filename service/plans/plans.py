@@ -112,6 +112,7 @@ class Plans:
         for one in asked:
             first.setdefault(one.pair.key, one)
         self._rows = rows
+        log.info("trying teachers and plans", where=self._where, plans=len(first))  # which may take a while
         self._no_graph = self._why_no_graph(rows)
         if any(isinstance(member.teacher, RemoteTeacher) for member in self._members):
             self._choose_apart(first, rows, spread_limit)
