@@ -262,6 +262,8 @@ def differing(installed: Sequence[str]) -> list[str]:
     def written(one: str) -> str:
         return one.lower().replace("_", "-").replace(".", "-")
 
+    if not any(one.startswith("numpy==") for one in installed):
+        return ["nothing is installed, or it cannot be listed"]
     known = {written(line) for line in (ROOT / "constraints.txt").read_text().split()}
     return sorted(one for one in installed if not one.startswith("soft-") and written(one) not in known)
 

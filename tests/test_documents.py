@@ -65,13 +65,16 @@ def test_the_readme_s_server_with_keys_and_a_cache_is_authenticated_cached_and_o
     there["env"]["SOFT_TARGETS__SERVER__PORT"] = "0"
     body = {"inputs": {"pixels": [[0.5] * 64]}}
     with subprocess.Popen(["sh", "-euc", f"exec env {serving.strip()}"], **there, text=True) as server:
-        url = server.stdout.readline().split(" listening on ")[1].strip()
-        asked = f"{url}/v1/ensembles/digits/soft-targets"
-        assert httpx2.post(asked, json=body).status_code == 401
-        replies = [httpx2.post(asked, json=body, headers=headers, timeout=60).json() for _ in range(2)]
-        figures = httpx2.get(f"{url}/metrics", headers=headers).text
-        server.terminate()
-        assert server.wait(60) == 0
+        try:
+            url = server.stdout.readline().split(" listening on ")[1].strip()
+            asked = f"{url}/v1/ensembles/digits/soft-targets"
+            assert httpx2.post(asked, json=body).status_code == 401
+            replies = [httpx2.post(asked, json=body, headers=headers, timeout=60).json() for _ in range(2)]
+            figures = httpx2.get(f"{url}/metrics", headers=headers).text
+            server.terminate()
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
     assert [one["targets"][0]["source"] for one in replies] == ["miss", "hit"]
     assert 'soft_targets_rows_total{ensemble="digits",source="hit"} 1.0' in figures
 

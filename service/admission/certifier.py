@@ -21,10 +21,12 @@ class Certifier:
 
     Args:
         state_dir: where certificates are kept from one start to the next; None keeps them in memory only.
+        keep: whether new ones are kept there too.
     """
 
-    def __init__(self, state_dir: Path | None) -> None:
+    def __init__(self, state_dir: Path | None, *, keep: bool = True) -> None:
         self._folder = None if state_dir is None else state_dir / "certificates"
+        self._keep = keep
         self._known: dict[str, Certificate] = {}
 
     def certificate(
@@ -87,7 +89,7 @@ class Certifier:
         return Certificate(asked.identity, document)
 
     def _write(self, certificate: Certificate) -> None:
-        if self._folder is None:
+        if self._folder is None or not self._keep:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

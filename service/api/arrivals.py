@@ -83,6 +83,8 @@ class Arrivals(HttpToolsProtocol):
             raise self._refused
         self._in_head, self._unparsed = False, 0
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self.cycle is not None:
+            self.cycle.keep_alive = False  # what came with it the parser has left alone
 
     def on_body(self, body: bytes) -> None:
         """Some of the body, which those who read it count."""

@@ -12,7 +12,7 @@ from starlette.types import Receive
 
 from service.api.depth import check_depth
 from service.batching.intake import Load
-from service.config import DEEPEST
+from service.config import DEEPEST, Limits
 from service.engine.ensemble import Ensemble
 from service.errors import BadInput, EmptyBatch, TooLarge
 from service.model import Array
@@ -62,6 +62,16 @@ async def whole(headers: Headers, receive: Receive, *, limit: int, load: Load) -
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)
+
+
+async def whole_document(headers: Headers, receive: Receive, *, limits: Limits, load: Load) -> bytes:
+    """The whole of a body that holds no rows, which is small.
+
+    Raises:
+        BadInput, TooLarge, QueueFull, ClientGone: as ``whole``.
+    """
+    limit = min(int(limits.max_body_bytes), MOST_DOCUMENT_BYTES)
+    return await whole(headers, receive, limit=limit, load=load)
 
 
 def read(
@@ -181,8 +191,9 @@ def _check_nesting(rows: list[Any], spec: wire.TensorSpec, name: str) -> None:
     for position, row in enumerate(rows):
         if not _nests(row, spec.shape):
             shape = _shape_of(row)
+            said = "is ragged" if tuple(shape) == spec.shape else f"has shape {shape}"
             hint = "; one row is a list of one: [row]" if (len(rows), *shape) == spec.shape else ""
-            raise BadInput(f"input {name!r}: row {position} has shape {shape}; it takes {spec}{hint}")
+            raise BadInput(f"input {name!r}: row {position} {said}; it takes {spec}{hint}")
 
 
 def _nests(value: Any, shape: tuple[int, ...]) -> bool:
@@ -208,42 +219,43 @@ def _regular(rows: list[Any], spec: wire.TensorSpec, name: str) -> Any:
     """Rows of the right shape as an array that says what the JSON says.
 
     numpy finds one dtype for numbers of several kinds: it would round an integer beside a fraction and take
-    true for 1 before the cast could refuse it.
+    true for 1 before the cast could refuse it. Text it would make as wide as the longest, whatever it is for.
     """
-    values = np.asarray(rows)
-    if spec.dtype == "utf8" or values.dtype.kind not in "biuf":
-        return np.asarray(rows, dtype=object)  # text beside numbers stays what it is, and is refused by name
-    if values.dtype.kind == "b":
-        return values
     exact = np.asarray(rows, dtype=object)
     kinds = set(map(type, exact.ravel()))
+    if spec.dtype == "utf8" or not kinds <= {bool, int, float}:
+        return exact  # text beside numbers stays what it is, and is refused by name
+    if kinds == {bool}:
+        return exact.astype(bool)
     if bool in kinds:
         raise BadInput(f"input {name!r}: true and false among numbers; it takes {spec}")
+    values = np.asarray(rows)
+    if values.dtype.kind not in "iuf":  # an integer beyond 64 bits
+        return exact
     if values.dtype.kind == "f" and int in kinds:
         if spec.dtype[1] in "iu" and kinds == {int}:
             return _whole(rows, spec, name)
         if spec.dtype[1] == "f":
-            _check_integers(exact, spec, name)
+            check_integers(exact, spec.dtype, name)
     return values
 
 
-def _check_integers(exact: Array, spec: wire.TensorSpec, name: str) -> None:
+def check_integers(exact: Array, dtype: str, name: str) -> None:
     """Refuse integers that a float of the input cannot hold, where numpy has made floats of them already.
 
     Args:
         exact: the numbers as they were sent, an object array.
-        spec: of the input.
+        dtype: of the input.
         name: of the input.
 
     Raises:
         InputError: naming the first.
+        OverflowError: one is beyond 64 bits.
     """
     integers = np.where(np.frompyfunc(lambda value: type(value) is int, 1, 1)(exact).astype(bool), exact, 0)
-    beyond = ((integers >= 1 << 63) | (integers < -(1 << 63))).astype(bool)
-    for value in set(integers[beyond]):
-        wire.cast([value], spec.dtype, name=name)
-    integers[beyond] = 0
-    wire.cast(integers.astype(np.int64), spec.dtype, name=name)
+    negative = (integers < 0).astype(bool)
+    wire.cast(np.where(negative, integers, 0).astype(np.int64), dtype, name=name)
+    wire.cast(np.where(negative, 0, integers).astype(np.uint64), dtype, name=name)
 
 
 def _whole(rows: list[Any], spec: wire.TensorSpec, name: str) -> Array:

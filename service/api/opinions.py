@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -83,8 +82,9 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
             limit = int(limits.max_body_bytes)
             await load.admit()
             body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
-            asked_of = partial(_asked_of, body, found, limits)
-            row_ids, inputs = await bodies.aside(body, asked_of)
+            most_rows, depth = limits.max_rows_per_request, limits.max_json_depth
+            read = partial(bodies.read, body, media.JSON, found, max_rows=most_rows, max_depth=depth)
+            row_ids, inputs, _ = await bodies.aside(body, read)
             figures = (2 * len(found.members) + 1) * len(found.classes)
             most = max(1, MOST_FIGURES // figures)
             if len(row_ids) > most:
@@ -93,14 +93,9 @@ def install(app: FastAPI, engine: Engine, limits: Limits) -> None:
                     f"the opinions of at most {most} are told at a time"
                 )
             await load.take(rows=len(row_ids), size=len(row_ids) * figures * FIGURE_BYTES)
-            said = await say(engine.cache, found, effective, inputs)
+            said = await say(engine.cache, found, effective, inputs or {})
             content = await asyncio.to_thread(_written, found, effective, row_ids.to_pylist(), said)
         return Response(content, media_type=media.JSON)
-
-
-def _asked_of(body: bytes, ensemble: Ensemble, limits: Limits) -> tuple[pa.Array, dict[str, Array]]:
-    document = bodies.document_of(body, max_depth=limits.max_json_depth)
-    return bodies.rows_of(document, ensemble, max_rows=limits.max_rows_per_request)
 
 
 def _written(ensemble: Ensemble, effective: Effective, row_ids: Sequence[int | str], said: Said) -> bytes:

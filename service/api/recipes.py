@@ -44,8 +44,7 @@ def install(app: FastAPI, engine: Engine, limits: Limits, changes: Changes) -> N
     async def put(ensemble: str, recipe: str, request: Request, response: Response) -> dict[str, Any]:
         """A new recipe, as in the configuration; certified first, served until the server stops."""
         with Load(engine.intake) as load:
-            limit = min(int(limits.max_body_bytes), bodies.MOST_DOCUMENT_BYTES)
-            body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
+            body = await bodies.whole_document(request.headers, request.receive, limits=limits, load=load)
             try:
                 section = read_recipe(recipe, bodies.document_of(body, max_depth=limits.max_json_depth))
             except ConfigError as exc:

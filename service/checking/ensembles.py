@@ -68,7 +68,7 @@ def check_config(path: Path, planned: Planned | None = None) -> list[Checked]:
         ConfigError: the file itself cannot be used.
     """
     settings = load(path)
-    certifier = Certifier(settings.server.state_dir)
+    certifier = Certifier(settings.server.state_dir, keep=False)  # nothing is left behind, in nobody's name
     return [_check(name, config, settings, certifier, planned) for name, config in settings.ensembles.items()]
 
 

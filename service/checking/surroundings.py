@@ -82,7 +82,7 @@ def _state(settings: Settings, found: Surroundings) -> None:
     folder = settings.server.state_dir
     if folder is None:
         return
-    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    there = next((one for one in (folder, *folder.parents) if os.access(one, os.F_OK)), folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         text = f"server.state_dir {folder} cannot be written: every start certifies anew; set another one"
         found.findings.append(Finding("warning", text))

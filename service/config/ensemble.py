@@ -215,7 +215,11 @@ class Batching(Section):
 def _classes(value: Any) -> Any:
     if isinstance(value, Mapping):
         refuse_unknown(value, known={"file"}, later=frozenset())
-        path = directory.get() / str(value.get("file"))
+        if not isinstance(value.get("file"), str):
+            raise refuse(
+                "name the classes' file as {file: classes.txt}, or the classes in order as [cat, dog]"
+            )
+        path = directory.get() / value["file"]
         try:
             return path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as exc:

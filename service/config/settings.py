@@ -33,6 +33,14 @@ LONGEST_PATIENCE_S = 86_400.0
 SMALLEST_HEAD = 1024  # bytes: an address and what every client says of itself
 DEEPEST = 200  # the parser goes no deeper
 PREFIX = "SOFT_TARGETS__"
+KINDS = {
+    str: "text",
+    list: "a list",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "nothing",
+}
 # What to write where a key that has no default is not there.
 NEEDED = {
     "ensembles": "; name one at least, with its classes, teachers and recipes",
@@ -317,9 +325,10 @@ def _said(error: Any) -> str:
             needed = NEEDED.get(keys[-1]) if least == 1 else None
             said = f"is empty{needed}" if needed else f"holds too little; {least} are needed at least"
         case "dict_type" | "model_type" | "model_attributes_type":
-            said = f"must be a section, keys with values, not {error['input']!r}"
+            # Its kind, not what it is: that may be a password which stands where it should not.
+            said = f"must be a section, keys with values, not {KINDS.get(type(error['input']), 'that')}"
         case "byte_size" | "byte_size_unit":
-            said = f"{error['input']!r} is no size; write a number of bytes, or with a unit: 64MiB, 1GiB"
+            said = "is no size; write a number of bytes, or with a unit: 64MiB, 1GiB"
         case "literal_error":
             said = f"{error['msg']}, not {error['input']!r}"
         case _:

@@ -91,6 +91,7 @@ def post_arrow(client, columns, query="", **headers):
         ({"inputs": {"pixels": "abc"}}, ["'pixels' must be a list of rows"]),
         ({"inputs": {"pixels": [ROW, ROW[:5]]}}, ["row 1 has shape [5]", "shape [6]"]),
         ({"inputs": {"pixels": [ROW, [[0], 1]]}}, ["row 1 has shape [2, 1]", "shape [6]"]),
+        ({"inputs": {"pixels": [ROW, [*ROW[:5], [0.0]]]}}, ["row 1 is ragged", "shape [6]"]),
         ({"inputs": {"pixels": [ROW[:5]]}}, ["shape [5]", "shape [6]"]),
         ({"inputs": {"pixels": [[ROW]]}}, ["shape [1, 6]", "shape [6]"]),
         ({"inputs": {"pixels": [1, 2]}}, ["shape []"]),

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
@@ -105,6 +107,24 @@ def test_what_takes_longer_is_late_and_its_stream_is_closed_with_its_last_batch(
     assert error[0] == "deadline_exceeded"
     assert "the server is stopping" in error[1]
     assert closing == Closing(2, 1)
+    assert server.process.wait(timeout=30) == 0
+
+
+def test_who_was_let_in_before_it_stops_is_heard(start, tmp_path):
+    config = tmp_path / "c.yaml"
+    text = CONFIG.replace("FOLDER", str(tmp_path)).replace("WORKERS", "1")
+    config.write_text(text.replace("DRAIN_S", "30").replace("HANG_S", "2"))
+    server = start(config, first="import service.api.draining as d; d.LINGER_S = 3")
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as silent:
+        assert httpx2.get(f"{server.url}/livez").status_code == 200  # by then it has the other one
+        server.process.terminate()
+        with contextlib.suppress(ConnectionRefusedError):  # from then on it takes in nobody
+            while server.process.poll() is None:
+                socket.create_connection((address.hostname, address.port), timeout=30).close()
+        assert server.process.poll() is None
+        silent.sendall(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert silent.recv(4096).startswith(b"HTTP/1.1 503")
     assert server.process.wait(timeout=30) == 0
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-from unittest.mock import ANY
 
 import pytest
 
@@ -234,9 +233,11 @@ WEBSOCKET = (
 @pytest.mark.parametrize("upgrade", [UPGRADE, WEBSOCKET])
 def test_an_upgrade_without_a_body_is_a_request_like_any_other(connect, upgrade):
     wire = connect()
-    for _ in range(2):
-        wire.send(f"GET /livez HTTP/1.1\r\nHost: test\r\n{upgrade}\r\n".encode())
-        assert wire.reply() == (200, ANY, {"live": True})
+    # The parser has left alone what came behind it: the client hears that it has to ask again.
+    wire.send(f"GET /livez HTTP/1.1\r\nHost: test\r\n{upgrade}\r\n".encode() + post())
+    status, headers, body = wire.reply()
+    assert (status, headers["connection"], body) == (200, "close", {"live": True})
+    wire.hung_up()
 
 
 @pytest.mark.parametrize("upgrade", [UPGRADE, WEBSOCKET])

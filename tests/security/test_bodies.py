@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -189,14 +190,33 @@ def test_large_integers_beside_fractions_are_judged_together(client, monkeypatch
     monkeypatch.setattr(
         "soft_targets.wire.cast", lambda *given, **named: calls.append(1) or cast(*given, **named)
     )
-    rows = [[0.5, 3, 4, 1 << 40, -(1 << 62), 1]] * MOST_ROWS
+    rows = [[0.5, 3, (1 << 63) + (row << 45), 1 << 40, -(1 << 62), 1] for row in range(MOST_ROWS)]
     body = json.dumps({"inputs": {"x": rows}}).encode()
     assert send(client, ASK, body).status_code == 200
     assert len(calls) <= 3
-    for odd in ((1 << 40) + 1, (1 << 64) + 1, -(1 << 62) - 1, 10**400):
+    for odd in ((1 << 40) + 1, (1 << 63) + 1, (1 << 64) + 1, -(1 << 62) - 1, 10**400):
         rows = [[0.5, 3, 4, 5, 6, 1]] * 3 + [[0.5, 3, 4, odd, 6, 1]]
         said = refused(send(client, ASK, json.dumps({"inputs": {"x": rows}}).encode()), 400, "bad_input")
-        assert "cannot be kept as <f4" in said or "beyond" in said or "not a number" in said
+        assert "[3, 3]" in said or "object" in said
+        assert "cannot be kept as <f4" in said or "is not a number" in said
+
+
+def test_a_long_text_beside_short_ones_takes_what_it_is(client):
+    """numpy would make every text as wide as the longest: here 50 rows of six, each 240,000 bytes."""
+    rows = [["a"] * 6 for _ in range(MOST_ROWS)]
+    rows[3][1] = "a" * 60_000
+    tracemalloc.start()
+    try:
+        for line in (ASK, GUARANTEES, OPINIONS):
+            said = refused(send(client, line, json.dumps({"inputs": {"x": rows}}).encode()), 400, "bad_input")
+            assert "'a' at [0, 0] is not a number" in said
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 4 << 20
+    rows = [[0.0] * 6, [0.0, "b" * 60_000, *[0.0] * 4]]
+    said = refused(send(client, ASK, json.dumps({"inputs": {"x": rows}}).encode()), 400, "bad_input")
+    assert len(said) < 300
 
 
 @pytest.mark.parametrize(

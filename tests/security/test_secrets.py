@@ -144,6 +144,25 @@ def test_a_password_in_a_url_is_not_repeated(configured, monkeypatch, url):
     assert REDIS not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("section", "given"), [("cache", "redis://:S@h/0"), ("auth", "S"), ("limits", "[S]")]
+)
+def test_what_stands_where_a_section_should_is_not_repeated(configured, section, given):
+    path = configured[0]()
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(section)]
+    path.write_text("\n".join([f"{section}: {given.replace('S', REDIS)}", *kept]))
+    with pytest.raises(ConfigError, match=r"must be a section, keys with values, not (text|a list)") as told:
+        load(path)
+    assert REDIS not in str(told.value)
+
+
+def test_a_variable_that_holds_a_text_for_a_section_is_not_repeated(configured, monkeypatch):
+    monkeypatch.setenv("SOFT_TARGETS__CACHE", f'"redis://:{REDIS}@h/0"')
+    with pytest.raises(ConfigError, match="must be a section, keys with values, not text") as told:
+        load(configured[0]())
+    assert REDIS not in str(told.value)
+
+
 def begin(settings):
     """What a server does before it listens."""
     open_access(settings.auth)

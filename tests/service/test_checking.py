@@ -237,6 +237,12 @@ def test_an_operator_that_is_refused_is_an_error_with_its_witness(changed):
     assert "again: soft-targets certify" in ended.stdout
 
 
+def test_nothing_is_left_behind(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFT_TARGETS__SERVER__STATE_DIR", str(tmp_path / "state"))
+    assert not messages(around(small()))
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_folder_that_keeps_no_certificates_is_a_warning(small, monkeypatch):
     path = small()
     monkeypatch.setenv("SOFT_TARGETS__SERVER__STATE_DIR", str(path / "under a file"))

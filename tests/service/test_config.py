@@ -529,9 +529,18 @@ TEACHERS = MINIMAL[MINIMAL.index("    teachers:") : MINIMAL.index("    recipes:"
         (TEACHERS, "    teachers: []\n", "ensembles.toy.teachers: is empty; name one at least: {name: NAME"),
         (TEACHERS, "", "ensembles.toy.teachers: is missing; name one at least: {name: NAME"),
         ("default: {operator: linear}", "{}", "ensembles.toy.recipes: is empty; name one at least"),
-        ("ensembles:", "limits: {max_body_bytes: much}\nensembles:", "'much' is no size; write a number of"),
-        ("ensembles:", "limits: 5\nensembles:", "limits: must be a section, keys with values, not 5"),
+        (
+            "ensembles:",
+            "limits: {max_body_bytes: much}\nensembles:",
+            "limits.max_body_bytes: is no size; write a number",
+        ),
+        ("ensembles:", "limits: 5\nensembles:", "limits: must be a section, keys with values, not a number"),
         ("  toy:", "  to/y:", "ensembles.to/y: 'to/y' is no name"),
+        (
+            "classes: [a, b]",
+            "classes: {}",
+            "name the classes' file as {file: classes.txt}, or the classes in",
+        ),
         ("ensembles:", "server: {port: 80, metrics_port: 80}\nensembles:", "a port of their own"),
     ],
 )

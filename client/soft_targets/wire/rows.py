@@ -11,6 +11,8 @@ DTYPES = (
     "|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8", "utf8",
 )  # fmt: skip
 
+LONGEST_SHOWN = 100  # characters of a value that is wrong
+
 Array = np.ndarray[Any, Any]
 
 
@@ -122,7 +124,7 @@ def _cast_text(source: Array, name: str) -> Array:
     result = np.asarray(source, dtype=object)
     for where, value in np.ndenumerate(result):
         if not isinstance(value, str):
-            raise InputError(f"input {name!r}: {value!r} at {list(where)} is not text; it takes utf8")
+            raise InputError(f"input {name!r}: {_shown(value)} at {list(where)} is not text; it takes utf8")
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -134,8 +136,14 @@ def _odd_one(source: Array) -> str:
     """Describe the first value that is no number, for a message."""
     for where, value in np.ndenumerate(source):
         if isinstance(value, str) or not isinstance(value, int | float | np.number):
-            return f"{value!r} at {list(where)}"
+            return f"{_shown(value)} at {list(where)}"
     return f"a value of dtype {source.dtype}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    said = repr(value)
+    return said if len(said) <= LONGEST_SHOWN else f"{said[:LONGEST_SHOWN]}..."
 
 
 def _inexact(source: Array, result: Array) -> Array:

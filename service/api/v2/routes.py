@@ -136,6 +136,5 @@ class _Stored:
         """
         limits = self._settings.limits
         with Load(self._engine.intake) as load:
-            limit = min(int(limits.max_body_bytes), bodies.MOST_DOCUMENT_BYTES)
-            body = await bodies.whole(request.headers, request.receive, limit=limit, load=load)
+            body = await bodies.whole_document(request.headers, request.receive, limits=limits, load=load)
             return repository.document_of(body, max_depth=limits.max_json_depth)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.api.bodies import check_integers
 from service.api.v2.messages import short, unknown, unknown_keys
 from service.api.v2.parameters import parameters_of, whole
 from service.datatypes import BFLOAT16, BINARY_ONLY, BYTES, DATATYPES, FIXED
@@ -156,13 +157,16 @@ def _of_json(tensor: Tensor, data: list[Any]) -> Array:
     if len(flat) != count:
         raise BadInput(f"{tensor}: data holds {len(flat)} values, its shape takes {count}")
     known = _JSON_TYPES.get(tensor.datatype, (int,))
-    if odd := set(map(type, flat)) - set(known):
+    kinds = set(map(type, flat))
+    if odd := kinds - set(known):
         place = next(place for place, value in enumerate(flat) if type(value) in odd)
         raise BadInput(f"{tensor}: value {place} is {short(flat[place])}, which is no {tensor.datatype}")
     try:
         if tensor.datatype == BYTES:
             return np.array(flat, dtype=object)
         if known is _FLOATS:
+            if int in kinds:
+                check_integers(np.array(flat, dtype=object), FIXED[tensor.datatype], tensor.name)
             return cast(np.array(flat, dtype="<f8"), FIXED[tensor.datatype], name=tensor.name)
         return np.array(flat, dtype=FIXED[tensor.datatype])
     except OverflowError:

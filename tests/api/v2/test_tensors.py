@@ -157,6 +157,8 @@ def binary(datatype="FP32", size=24, **changed):
         (fp32(data=[0.0] * 5 + [True]), "value 5 is True, which is no FP32"),
         (fp32(data=[0.0] * 5 + [1e39]), "1e+39 at [5] cannot be kept as <f4"),
         (fp32(data=[0.0] * 5 + [10**400]), "a value is beyond FP32"),
+        (fp32(data=[0.0] * 5 + [(1 << 24) + 1]), "16777217 at [5] cannot be kept as <f4"),
+        (fp32(datatype="FP64", data=[0.5] * 5 + [-(1 << 53) - 1]), "cannot be kept as <f8"),
         (fp32(datatype="INT32", data=[0] * 5 + [1.0]), "value 5 is 1.0, which is no INT32"),
         (fp32(datatype="INT32", data=[0] * 5 + [True]), "value 5 is True, which is no INT32"),
         (fp32(datatype="INT32", data=[0] * 5 + [2**31]), "a value is beyond INT32"),

@@ -9,7 +9,7 @@ import * as live from "./live.js";
 import * as row from "./row.js";
 
 const LONGEST_WAIT_MS = 15_000;
-const state = { ensembles: [], figures: null, listening: null, showing: null, certifying: null };
+const state = { ensembles: [], figures: null, listening: null, showing: null, certifying: null, describing: null };
 
 function say(text, kind = "") {
   const place = find("state");
