@@ -295,7 +295,7 @@ class Engine:
         """What pooling bought on these rows; rows that are not finite are refused, nothing is cached.
 
         Raises:
-            BadInput: a row holds NaN or infinity.
+            BadInput: a row holds NaN or infinity, or there is none that every teacher answered.
             TeacherFailure: a teacher failed.
         """
         everyone = range(len(next(iter(inputs.values()))))

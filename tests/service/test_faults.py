@@ -11,7 +11,7 @@ from service.config import load
 from service.engine.engine import Engine
 from service.engine.ensemble import Overrides
 from service.engine.health import Health
-from service.errors import NotReady
+from service.errors import BadInput, NotReady
 
 YAML = """\
 limits: {{request_timeout_s: 30}}
@@ -89,6 +89,17 @@ async def test_without_a_quorum_the_rows_fail_by_name_and_others_do_not(engine, 
     assert "'bad'" in found[0][2].message
     if build is models.hanging:
         assert "no answer within 0.3 s" in found[0][2].message
+    await served.close()
+
+
+async def test_guarantees_are_of_the_rows_that_every_teacher_answered(engine):
+    served = engine(nan)
+    ensemble = served.ensemble("toy")
+    effective = ensemble.effective("default", Overrides())
+    said = await served.guarantees(ensemble, effective, {"pixels": rows_of(4, 500)}, None)
+    assert next(one["value"] for one in said if one["name"] == "rows_judged") == 3
+    with pytest.raises(BadInput, match="no row of these was answered by every teacher"):
+        await served.guarantees(ensemble, effective, {"pixels": rows_of(1, 500)}, None)
     await served.close()
 
 
