@@ -9,6 +9,7 @@ key is ``SOFT_TARGETS_KEY``. Replies in Arrow are checked to be whole. A generat
 own, which may be below the server's: watch its processor, and use ``--processes``.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -20,6 +21,7 @@ from soft_targets import wire
 
 ROWS = 128
 KEPT = 16  # requests whose rows are asked for again and again
+log = logging.getLogger(__name__)
 KEY = os.environ.get("SOFT_TARGETS_KEY")
 HINT = "" if KEY else "; no key was sent: SOFT_TARGETS_KEY has it"
 
@@ -37,8 +39,9 @@ class Asking(HttpUser):
             self.client.headers["Authorization"] = f"Bearer {KEY}"
         reply = self.client.get("/v1/ensembles", name="(start)")
         if reply.status_code != 200:  # noqa: PLR2004 - of HTTP
+            log.error("%s said %s: %s%s", self.host, reply.status_code, reply.text or reply.reason, HINT)
             self.environment.runner.quit()
-            raise StopUser(f"{self.host} said {reply.status_code}: {reply.text or reply.reason}{HINT}")
+            raise StopUser
         said = reply.json()["ensembles"]
         wanted = os.environ.get("ENSEMBLE", said[0]["name"])
         described = next(one for one in said if one["name"] == wanted)
