@@ -5,6 +5,7 @@ ends, or a connection that says nothing, for ever.
 """
 
 import asyncio
+from typing import NoReturn
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -72,18 +73,17 @@ class Arrivals(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        if self.parser.should_upgrade() and any(_announces_body(*header) for header in self.headers):
+        upgrade = self.parser.should_upgrade()
+        if upgrade and any(_announces_body(*header) for header in self.headers):
             # The parser leaves off behind the head, and the body would be taken for the next request.
-            self._refused = BadInput(
-                "only HTTP/1.1 is spoken here: send a request that has a body without Upgrade"
+            self._give_up(
+                BadInput("only HTTP/1.1 is spoken here: send a request that has a body without Upgrade")
             )
-            raise self._refused
         if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
-            self._refused = BadInput("of transfer codings only chunked is read; send the body as it is")
-            raise self._refused
+            self._give_up(BadInput("of transfer codings only chunked is read; send the body as it is"))
         self._in_head, self._unparsed = False, 0
         super().on_headers_complete()
-        if self.parser.should_upgrade() and self.cycle is not None:
+        if upgrade and self.cycle is not None:
             self.cycle.keep_alive = False  # what came with it the parser has left alone
 
     def on_body(self, body: bytes) -> None:
@@ -125,8 +125,12 @@ class Arrivals(HttpToolsProtocol):
         self._unparsed = 0
         self._head += size
         if self._head > self.longest_head:
-            self._refused = self._too_long()
-            raise self._refused  # the parser stops, and uvicorn has it answered
+            self._give_up(self._too_long())
+
+    def _give_up(self, error: ServiceError) -> NoReturn:
+        """Say no to what is being parsed: the parser stops, and uvicorn has it answered."""
+        self._refused = error
+        raise error
 
     def _too_long(self) -> HeadTooLarge:
         return HeadTooLarge(

@@ -91,10 +91,7 @@ class Answering:
             return
         fused = await self._by_opinions(ensemble, effective, wanted)
         until = time.monotonic() + self._timeout_s
-        question = Question(
-            effective, inputs, until=until, span=self._spans.here(), request_id=correlation.current()
-        )
-        asked = self._ask(ensemble, wanted, question)
+        asked = self._ask(ensemble, wanted, Question(effective, inputs, until=until))
         async with aclosing(self._settled([fused, asked], deadline)) as groups:  # who leaves, leaves at once
             async for group in groups:
                 yield told(group)
@@ -136,6 +133,7 @@ class Answering:
         return found
 
     def _ask(self, ensemble: Ensemble, wanted: dict[bytes, list[int]], question: Question) -> Ticket[Answer]:
+        question = question._replace(span=self._spans.here(), request_id=correlation.current())
         pair = question.effective.pair
         group = (pair.key, pair.top_k, question.inputs is None)
         return self._batchers[ensemble].ask(wanted, group=group, payload=question)
@@ -152,10 +150,7 @@ class Answering:
             wanted[key][0]: value for key, value in zip(keys, found, strict=True) if value is not None
         }
         fused = {key: wanted.pop(key) for key in keys if wanted[key][0] in opinions}
-        question = Question(
-            effective, None, opinions, span=self._spans.here(), request_id=correlation.current()
-        )
-        return self._ask(ensemble, fused, question)
+        return self._ask(ensemble, fused, Question(effective, None, opinions))
 
     async def _settled(
         self, tickets: Sequence[Ticket[Answer]], deadline: float, first: Group | None = None

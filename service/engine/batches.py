@@ -110,9 +110,9 @@ def _batch(
     ensemble.health.record(weights, outcome.valid)
     measures.ended(outcome, weights, effective.pair)
     _tell_parts(ensemble, span, outcome)
-    _complain(ensemble, weights, outcome)
     answers = answers_of(ensemble, _packed(parts, outcome), weights, outcome)
     if not outcome.valid.all():
+        _complain(ensemble, weights, outcome)
         measures.degraded(sum(bool(answer.missing) for answer in answers))
     return answers
 
